@@ -1,0 +1,49 @@
+# biophony_add_plugin(NAME SOURCES file… [MANIFEST plugin.json] [TORCH])
+#
+# Builds one plugin library, NAME.so, as the host wants it: one exported symbol, hidden visibility, no undefined
+# symbols, and the manifest, with a build identity over all of its sources, in the section "bph_meta".
+#   MANIFEST   the manifest's text; plugin.json of the current folder where it isn't given
+#   TORCH      tier T: links LibTorch::LibTorch, which must be there (find_package(biophony-sdk COMPONENTS torch))
+function(biophony_add_plugin name)
+  cmake_parse_arguments(arg "TORCH" "MANIFEST" "SOURCES" ${ARGN})
+  if(NOT arg_MANIFEST)
+    set(arg_MANIFEST ${CMAKE_CURRENT_SOURCE_DIR}/plugin.json)
+  endif()
+  add_library(${name} MODULE ${arg_SOURCES})
+  target_link_libraries(${name} PRIVATE biophony::sdk)
+  if(arg_TORCH)
+    target_link_libraries(${name} PRIVATE LibTorch::LibTorch)
+  endif()
+  set_target_properties(${name} PROPERTIES
+    PREFIX "" SUFFIX ".so"
+    C_VISIBILITY_PRESET hidden CXX_VISIBILITY_PRESET hidden VISIBILITY_INLINES_HIDDEN ON
+    POSITION_INDEPENDENT_CODE ON
+    BUILD_RPATH "" INSTALL_RPATH "" SKIP_BUILD_RPATH ON
+    LIBRARY_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/plugins)
+  set(_sanitized "${CMAKE_CXX_FLAGS} ${BIOPHONY_SANITIZE}")
+  target_link_options(${name} PRIVATE -Wl,--version-script=${BIOPHONY_SDK_CMAKE_DIR}/plugin.map)
+  if(NOT _sanitized MATCHES "sanitize|address|thread")
+    target_link_options(${name} PRIVATE -Wl,-z,defs)  # a sanitizer's run-time library lives in the executable
+  endif()
+
+  # The build identity covers what the library is built from: its folder, its sources, and the SDK's headers.
+  file(GLOB _own CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/*.cpp ${CMAKE_CURRENT_SOURCE_DIR}/*.hpp
+    ${CMAKE_CURRENT_SOURCE_DIR}/*.h ${CMAKE_CURRENT_SOURCE_DIR}/*.c)
+  file(GLOB_RECURSE _sdk CONFIGURE_DEPENDS ${BIOPHONY_SDK_INCLUDE_DIR}/biophony/*.h
+    ${BIOPHONY_SDK_INCLUDE_DIR}/biophony/*.hpp)
+  set(_inputs ${_own} ${_sdk})
+  foreach(source ${arg_SOURCES})
+    get_filename_component(source ${source} ABSOLUTE)
+    list(APPEND _inputs ${source})
+  endforeach()
+  list(REMOVE_DUPLICATES _inputs)
+  list(SORT _inputs)
+  set(_manifest_c ${CMAKE_CURRENT_BINARY_DIR}/${name}.manifest.c)
+  add_custom_command(OUTPUT ${_manifest_c}
+    COMMAND ${CMAKE_COMMAND} "-DMANIFEST=${arg_MANIFEST}" "-DOUTPUT=${_manifest_c}" "-DINPUTS=${_inputs}"
+      -P ${BIOPHONY_SDK_CMAKE_DIR}/embed_manifest.cmake
+    DEPENDS ${arg_MANIFEST} ${_inputs} ${BIOPHONY_SDK_CMAKE_DIR}/embed_manifest.cmake
+    COMMENT "manifest of ${name}" VERBATIM)
+  target_sources(${name} PRIVATE ${_manifest_c})
+  set_property(GLOBAL APPEND PROPERTY BIOPHONY_PLUGINS ${name})
+endfunction()
