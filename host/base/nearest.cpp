@@ -1,0 +1,54 @@
+#include "base/nearest.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cctype>
+
+namespace biophony {
+
+size_t edit_distance(std::string_view a, std::string_view b) {
+    const size_t n = a.size(), m = b.size();
+    std::vector<std::vector<size_t>> d(n + 1, std::vector<size_t>(m + 1));
+    for (size_t i = 0; i <= n; ++i) d[i][0] = i;
+    for (size_t j = 0; j <= m; ++j) d[0][j] = j;
+    for (size_t i = 1; i <= n; ++i)
+        for (size_t j = 1; j <= m; ++j) {
+            const size_t cost = a[i - 1] == b[j - 1] ? 0 : 1;
+            d[i][j] = std::min({d[i - 1][j] + 1, d[i][j - 1] + 1, d[i - 1][j - 1] + cost});
+            if (i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1])
+                d[i][j] = std::min(d[i][j], d[i - 2][j - 2] + 1);
+        }
+    return d[n][m];
+}
+
+std::string nearest(std::string_view word, std::span<const std::string> candidates) {
+    auto lower = [](std::string_view text) {
+        std::string out(text);
+        std::transform(out.begin(), out.end(), out.begin(), [](unsigned char c) { return std::tolower(c); });
+        return out;
+    };
+    if (word.size() > 200) return {};
+    const std::string wanted = lower(word);
+    size_t best = std::max<size_t>(2, word.size() / 3) + 1;
+    std::string found;
+    for (const std::string& candidate : candidates) {
+        if (candidate.size() > 200) continue;
+        const size_t distance = edit_distance(wanted, lower(candidate));
+        // A name that shares nothing with the word is no help, however short both are.
+        if (distance < best && distance < std::max(wanted.size(), candidate.size())) {
+            best = distance;
+            found = candidate;
+        }
+    }
+    return found;
+}
+
+std::string did_you_mean(std::string_view word, std::span<const std::string> candidates) {
+    if (const std::string near = nearest(word, candidates); !near.empty())
+        return fmt::format("; did you mean '{}'?", near);
+    if (candidates.empty() || candidates.size() > 20) return {};
+    return fmt::format("; there are: {}", fmt::join(candidates, ", "));
+}
+
+}  // namespace biophony

@@ -1,0 +1,21 @@
+// "Did you mean": the nearest name to a misspelt one.
+#pragma once
+
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace biophony {
+
+/// Edit distance in which swapping two neighbours counts as one step (optimal string alignment).
+size_t edit_distance(std::string_view a, std::string_view b);
+
+/// The nearest candidate, or empty where none is near: at most a third of the word's length away, at least 2 steps
+/// allowed, letter case ignored. Of equally near ones the first.
+std::string nearest(std::string_view word, std::span<const std::string> candidates);
+
+/// "; did you mean 'x'?" or, where nothing is near and there are few, "; there are: a, b, c"; else empty.
+std::string did_you_mean(std::string_view word, std::span<const std::string> candidates);
+
+}  // namespace biophony
