@@ -38,7 +38,12 @@ function(biophony_add_plugin name)
   endforeach()
   list(REMOVE_DUPLICATES _inputs)
   list(SORT _inputs)
-  set(_manifest_c ${CMAKE_CURRENT_BINARY_DIR}/${name}.manifest.c)
+  get_property(_languages GLOBAL PROPERTY ENABLED_LANGUAGES)
+  set(_extension cpp)
+  if("C" IN_LIST _languages)
+    set(_extension c)
+  endif()
+  set(_manifest_c ${CMAKE_CURRENT_BINARY_DIR}/${name}.manifest.${_extension})
   add_custom_command(OUTPUT ${_manifest_c}
     COMMAND ${CMAKE_COMMAND} "-DMANIFEST=${arg_MANIFEST}" "-DOUTPUT=${_manifest_c}" "-DINPUTS=${_inputs}"
       -P ${BIOPHONY_SDK_CMAKE_DIR}/embed_manifest.cmake
