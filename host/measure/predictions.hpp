@@ -1,0 +1,57 @@
+// Predictions and truth of one model on held-out clips, and the figures, which are pure functions of them.
+#pragma once
+
+#include <map>
+#include <string>
+#include <tuple>
+#include <vector>
+
+#include "base/json.hpp"
+#include "measure/metrics.hpp"
+
+namespace biophony {
+
+struct ClipPrediction {
+    int group = 0;          ///< index into Predictions::groups
+    std::string recording;  ///< the unit that bootstrap resamples
+    std::string file;       ///< the recording's own id
+    double start_s = 0, end_s = 0;
+    int truth = -1;             ///< class index
+    int predicted = -1;         ///< argmax over all classes of the model
+    int predicted_within = -1;  ///< argmax over the classes of the clip's group
+    double score = 0;           ///< of the predicted class, as the head gives it
+
+    /// The same clip in another model's predictions has the same key.
+    std::tuple<std::string, double, double> key() const { return {file, start_s, end_s}; }
+};
+
+struct PredictionGroup {
+    std::string name;
+    std::vector<int> classes;  ///< class indices of its labels that the model knows
+};
+
+struct Predictions {
+    std::string row;                        ///< what tables call the model
+    std::string head;                       ///< "own", "ridge"
+    std::string split;                      ///< "test"
+    std::vector<std::string> labels;        ///< class index → label
+    std::vector<std::string> model_groups;  ///< whose clips the model's head has seen
+    std::vector<PredictionGroup> groups;    ///< of the clips
+    std::vector<ClipPrediction> clips;
+    std::map<std::string, int> unseen;  ///< clips left out because the model doesn't know their label
+
+    /// One line per clip, RFC 4180.
+    std::string to_csv() const;
+    Json to_json() const;
+    static Predictions from_json(const Json& json);
+};
+
+/// {"row", "head", "split", "groups": {name: {"clips", "recordings", "labels", "within": {"accuracy", "macro_f1"},
+/// "union": {…}}}, "all": {…}, "unseen"}. "within" counts argmax over the group's classes, "union" over all classes;
+/// "all.within" pools the groups' within predictions.
+Json metrics_of(const Predictions& predictions);
+
+/// A field of a CSV file, quoted where RFC 4180 asks for it.
+std::string csv_field(const std::string& text);
+
+}  // namespace biophony

@@ -1,0 +1,43 @@
+// Task arithmetic: θ_base + λ_sum Σ δ_i, Ilharco et al. 2022, arXiv 2212.04089. Papers differ in what λ multiplies: the
+// sum there, the mean in Nihal et al. 2026 (arXiv 2605.03914). λ_sum = λ_mean / N.
+#include <biophony/merger.hpp>
+#include <cmath>
+#include <optional>
+
+namespace sdk = biophony::sdk;
+
+class TaskArithmetic : public sdk::Merger {
+public:
+    explicit TaskArithmetic(const sdk::Params& params)
+        : lambda_mean_(number(params, "lambda_mean")), lambda_sum_(number(params, "lambda_sum")) {
+        if (lambda_mean_ && lambda_sum_)
+            throw sdk::Error("both lambda_mean and lambda_sum are given, expected one; lambda_sum = lambda_mean / N",
+                             BPH_INVALID_ARGUMENT, "lambda_sum");
+        if (!lambda_sum_ && !lambda_mean_) lambda_mean_ = 1.0;
+    }
+
+    void element(const sdk::Tile& tile) const override {
+        const auto out = tile.out();
+        for (size_t k = 0; k < out.size(); ++k) out[k] = tile.expert(0)[k];
+        for (size_t i = 1; i < tile.experts(); ++i) {
+            const auto delta = tile.expert(i);
+            for (size_t k = 0; k < out.size(); ++k) out[k] += delta[k];
+        }
+        const auto factor =
+            static_cast<float>(lambda_sum_ ? *lambda_sum_ : *lambda_mean_ / static_cast<double>(tile.experts()));
+        for (float& value : out) value *= factor;
+    }
+
+private:
+    static std::optional<double> number(const sdk::Params& params, const char* name) {
+        if (!params.contains(name)) return {};
+        const double value = params.at(name).get<double>();
+        if (!std::isfinite(static_cast<float>(value)))
+            throw sdk::Error("expected a number that fits float32", BPH_INVALID_ARGUMENT, name);
+        return value;
+    }
+
+    std::optional<double> lambda_mean_, lambda_sum_;
+};
+
+BIOPHONY_PLUGIN(sdk::merger<TaskArithmetic>("task-arithmetic"))
