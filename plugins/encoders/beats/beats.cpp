@@ -1,0 +1,470 @@
+#include "beats.hpp"
+
+#include <ATen/ATen.h>
+#include <ATen/CPUGeneratorImpl.h>
+#include <ATen/Parallel.h>
+#include <ATen/autocast_mode.h>
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <limits>
+#include <thread>
+
+namespace biophony::beats {
+
+namespace {
+
+constexpr double kEpsilon = 1e-5;  // of all layer norms
+constexpr double kSampleRate = 16000;
+
+at::Tensor linear(const Affine& layer, const at::Tensor& x) {
+    return at::linear(x, layer.weight, layer.bias);
+}
+
+at::Tensor norm(const Affine& layer, const at::Tensor& x) {
+    return at::layer_norm(x, layer.weight.sizes(), layer.weight, layer.bias, kEpsilon);
+}
+
+/// x itself, whose gradient is multiplied by `ratio`.
+at::Tensor scale_gradient(const at::Tensor& x, double ratio) {
+    if (ratio == 1 || !x.requires_grad()) return x;
+    at::Tensor y = x.view_as(x);
+    y.register_hook([ratio](const at::Tensor& gradient) { return gradient * ratio; });
+    return y;
+}
+
+std::shared_ptr<Affine> linear_layer(int64_t out, int64_t in) {
+    return std::make_shared<Affine>(std::array{out, in}, true);
+}
+
+std::shared_ptr<Affine> norm_layer(int64_t width) {
+    return std::make_shared<Affine>(std::array{width}, true);
+}
+
+/// Whether everything is true in each of `targets` equal shares of the last axis; what is left over at its end doesn't
+/// count. (B, L) → (B, targets).
+at::Tensor all_of_shares(const at::Tensor& mask, int64_t targets) {
+    const int64_t share = mask.size(1) / targets;
+    return mask.narrow(1, 0, share * targets).reshape({mask.size(0), targets, share}).all(2);
+}
+
+std::string_view without_prefix(std::string_view name) {
+    for (bool found = true; found;) {
+        found = false;
+        for (const std::string_view prefix : {"backbone.", "model.", "module."})
+            if (name.starts_with(prefix)) {
+                name.remove_prefix(prefix.size());
+                found = true;
+            }
+    }
+    return name;
+}
+
+/// The block that a parameter belongs to, or -1.
+int block_of(std::string_view name) {
+    constexpr std::string_view kPrefix = "encoder.layers.";
+    return name.starts_with(kPrefix) ? std::atoi(std::string(name.substr(kPrefix.size())).c_str()) : -1;
+}
+
+}  // namespace
+
+int64_t relative_bucket(int64_t relative, int64_t num_buckets, int64_t max_distance) {
+    const int64_t half = num_buckets / 2, exact = half / 2;
+    const int64_t sign = relative > 0 ? half : 0, distance = std::abs(relative);
+    if (distance < exact) return sign + distance;
+    // In float32, as the tables were trained.
+    const float position = std::log(static_cast<float>(distance) / static_cast<float>(exact)) /
+                           static_cast<float>(std::log(static_cast<double>(max_distance) / static_cast<double>(exact)));
+    return sign + std::min(half - 1, exact + static_cast<int64_t>(position * static_cast<float>(half - exact)));
+}
+
+Affine::Affine(at::IntArrayRef weight_shape, bool with_bias) {
+    weight = register_parameter("weight", at::zeros(weight_shape));
+    if (with_bias) bias = register_parameter("bias", at::zeros(weight_shape[0]));
+}
+
+PositionalConvolution::PositionalConvolution(const Config& config)
+    : kernel(config.conv_pos), groups(config.conv_pos_groups) {
+    const int64_t width = config.encoder_embed_dim;
+    bias = register_parameter("bias", at::zeros(width));
+    weight_g = register_parameter("weight_g", at::zeros({1, 1, kernel}));
+    weight_v = register_parameter("weight_v", at::zeros({width, width / groups, kernel}));
+}
+
+at::Tensor PositionalConvolution::forward(const at::Tensor& x) const {
+    at::Tensor weight = weight_v * (weight_g / weight_v.square().sum({0, 1}, true).sqrt());
+    at::Tensor input = x.transpose(1, 2);  // (B, D, P)
+    // oneDNN's kernels for AMX (seen in 3.12, LibTorch 2.13, bfloat16) give wrong values where a group has 2 to 15
+    // channels and the kernel is long; with zeros up to 16 they are right.
+    const int64_t channels = weight.size(1), missing = 16 - channels;
+    const bool reduced = at::autocast::is_autocast_enabled(at::kCPU) || x.scalar_type() != at::kFloat;
+    if (x.is_cpu() && reduced && missing > 0 && channels > 1) {
+        input = at::constant_pad_nd(input.unflatten(1, {groups, channels}), {0, 0, 0, missing}).flatten(1, 2);
+        weight = at::constant_pad_nd(weight, {0, 0, 0, missing});
+    }
+    const at::Tensor y = at::conv1d(input, weight, bias, 1, kernel / 2, 1, groups);
+    return at::gelu(y.narrow(2, 0, x.size(1))).transpose(1, 2);  // an even kernel gives one step too many
+}
+
+Attention::Attention(const Config& config, bool owns_table)
+    : heads(config.encoder_attention_heads), dropout(config.attention_dropout) {
+    const int64_t width = config.encoder_embed_dim;
+    q_proj = register_module("q_proj", linear_layer(width, width));
+    k_proj = register_module("k_proj", linear_layer(width, width));
+    v_proj = register_module("v_proj", linear_layer(width, width));
+    out_proj = register_module("out_proj", linear_layer(width, width));
+    if (owns_table)
+        relative_attention_bias = register_module(
+            "relative_attention_bias", std::make_shared<Affine>(std::array{config.num_buckets, heads}, false));
+    if (config.gru_rel_pos) {
+        grep_linear = register_module("grep_linear", linear_layer(8, width / heads));
+        grep_a = register_parameter("grep_a", at::zeros({1, heads, 1, 1}));
+    }
+}
+
+at::Tensor Attention::forward(const at::Tensor& x, const at::Tensor& position_bias, const at::Tensor& padding) const {
+    const int64_t batch = x.size(0), tokens = x.size(1), depth = x.size(2) / heads;
+    auto per_head = [&](const at::Tensor& t) { return t.view({batch, tokens, heads, depth}).transpose(1, 2); };
+    const at::Tensor q = per_head(linear(*q_proj, x));
+    const at::Tensor k = per_head(linear(*k_proj, x));
+    const at::Tensor v = per_head(linear(*v_proj, x));
+
+    at::Tensor gate;  // (B, H, P, 1)
+    if (position_bias.defined() && grep_linear) {
+        // Eight outputs, summed in two groups of four: the sum is a linear layer itself.
+        const at::Tensor weight = grep_linear->weight.view({2, 4, depth}).sum(1);
+        const at::Tensor ab = at::sigmoid(at::linear(q, weight, grep_linear->bias.view({2, 4}).sum(1)));
+        gate = ab.narrow(3, 0, 1) * (ab.narrow(3, 1, 1) * grep_a - 1) + 2;
+    }
+    const at::Tensor padded_keys = padding.defined() ? padding.unsqueeze(1).unsqueeze(2) : at::Tensor();
+    constexpr double kMinusInfinity = -std::numeric_limits<double>::infinity();
+    const double scale = 1 / std::sqrt(static_cast<double>(depth));
+
+    at::Tensor out;
+    const bool differentiable =
+        q.requires_grad() || k.requires_grad() || v.requires_grad() || position_bias.requires_grad();
+    if (differentiable || (is_training() && dropout > 0)) {
+        // Softmax in so many words: faster with gradients on CPUs than the fused kernel, above all in bfloat16.
+        at::Tensor scores;
+        if (q.scalar_type() == at::kHalf) {  // keeps the products within the range of half precision
+            scores = at::matmul(q * (scale / 32), k.transpose(2, 3));
+            scores = (scores - scores.amax(-1, true)) * 32;
+        } else {
+            scores = at::matmul(q * scale, k.transpose(2, 3));
+        }
+        if (position_bias.defined()) {
+            const at::Tensor bias = position_bias.to(scores.scalar_type());
+            scores = gate.defined() ? at::addcmul(scores, gate.to(scores.scalar_type()), bias) : scores + bias;
+        }
+        if (padded_keys.defined()) scores = scores.masked_fill(padded_keys, kMinusInfinity);
+        out = at::matmul(at::dropout(at::softmax(scores, -1), dropout, is_training()), v);
+    } else {
+        std::optional<at::Tensor> mask;
+        if (position_bias.defined())
+            mask = (gate.defined() ? gate * position_bias : position_bias.unsqueeze(0)).to(q.scalar_type());
+        if (padded_keys.defined()) {
+            if (!mask) mask = at::zeros({1, 1, 1, tokens}, q.options());
+            mask = mask->masked_fill(padded_keys, kMinusInfinity);
+        }
+        out = at::scaled_dot_product_attention(q, k, v, mask, 0, false, scale);
+    }
+    return linear(*out_proj, out.transpose(1, 2).reshape({batch, tokens, heads * depth}));
+}
+
+Block::Block(const Config& config, bool owns_table)
+    : activation(config.activation_fn),
+      norm_first(config.layer_norm_first),
+      alpha(config.deep_norm ? std::pow(2.0 * static_cast<double>(config.encoder_layers), 0.25) : 1),
+      dropout(config.dropout),
+      activation_dropout(config.activation_dropout) {
+    const int64_t width = config.encoder_embed_dim, inner = config.encoder_ffn_embed_dim;
+    self_attn = register_module("self_attn", std::make_shared<Attention>(config, owns_table));
+    self_attn_layer_norm = register_module("self_attn_layer_norm", norm_layer(width));
+    if (activation == "glu") {
+        auto gated = register_module("fc1", std::make_shared<torch::nn::Module>());
+        fc1 = gated->register_module("linear", linear_layer(2 * inner, width));
+    } else {
+        fc1 = register_module("fc1", linear_layer(inner, width));
+    }
+    fc2 = register_module("fc2", linear_layer(width, inner));
+    final_layer_norm = register_module("final_layer_norm", norm_layer(width));
+}
+
+at::Tensor Block::feed_forward(const at::Tensor& x) const {
+    at::Tensor y = linear(*fc1, x);
+    if (activation == "gelu") {
+        y = at::gelu(y);
+    } else if (activation == "gelu_accurate" || activation == "gelu_fast") {
+        y = at::gelu(y, "tanh");
+    } else if (activation == "relu") {
+        y = at::relu(y);
+    } else if (activation == "tanh") {
+        y = at::tanh(y);
+    } else if (activation == "glu") {
+        const std::vector<at::Tensor> halves = y.chunk(2, -1);
+        y = halves[0] * at::silu(halves[1]);
+    }
+    return linear(*fc2, at::dropout(y, activation_dropout, is_training()));
+}
+
+at::Tensor Block::forward(const at::Tensor& x, const at::Tensor& position_bias, const at::Tensor& padding) const {
+    auto drop = [this](const at::Tensor& t) { return at::dropout(t, dropout, is_training()); };
+    if (norm_first) {
+        const at::Tensor y = x + drop(self_attn->forward(norm(*self_attn_layer_norm, x), position_bias, padding));
+        return y + drop(feed_forward(norm(*final_layer_norm, y)));
+    }
+    const at::Tensor y =
+        norm(*self_attn_layer_norm, at::add(drop(self_attn->forward(x, position_bias, padding)), x, alpha));
+    return norm(*final_layer_norm, at::add(drop(feed_forward(y)), y, alpha));
+}
+
+Beats::Beats(const Config& config) : config_(config) {
+    const int64_t patch = config.input_patch_size, width = config.encoder_embed_dim;
+    if (config.embed_dim != width)
+        post_extract_proj_ = register_module("post_extract_proj", linear_layer(width, config.embed_dim));
+    patch_embedding_ = register_module(
+        "patch_embedding",
+        std::make_shared<Affine>(std::array{config.embed_dim, int64_t{1}, patch, patch}, config.conv_bias));
+    auto encoder = register_module("encoder", std::make_shared<torch::nn::Module>());
+    auto sequence = encoder->register_module("pos_conv", std::make_shared<torch::nn::Module>());
+    pos_conv_ = sequence->register_module("0", std::make_shared<PositionalConvolution>(config));
+    auto stack = encoder->register_module("layers", std::make_shared<torch::nn::Module>());
+    for (int64_t i = 0; i < config.encoder_layers; ++i)
+        blocks_.push_back(stack->register_module(
+            std::to_string(i), std::make_shared<Block>(config, config.relative_position_embedding && i == 0)));
+    encoder_layer_norm_ = encoder->register_module("layer_norm", norm_layer(width));
+    layer_norm_ = register_module("layer_norm", norm_layer(config.embed_dim));
+    for (const auto& parameter : named_parameters()) names_.insert(parameter.key());
+}
+
+torch_tier::EncoderInfo Beats::info() const {
+    const int64_t bands = FilterBank::kMels / config_.input_patch_size;
+    return {.sample_rate = kSampleRate,
+            .window_seconds = config_.window_seconds,
+            .min_samples = config_.min_samples(),
+            .width = config_.encoder_embed_dim,
+            .depth = config_.encoder_layers,
+            .frames_per_second = kSampleRate / FilterBank::kHop / static_cast<double>(config_.input_patch_size) *
+                                 static_cast<double>(bands)};
+}
+
+at::Tensor Beats::features(const at::Tensor& waves) const {
+    if (waves.dim() != 2)
+        throw sdk::Error("waves have " + std::to_string(waves.dim()) + " axes, expected 2: (clips, samples)");
+    if (waves.size(1) < config_.min_samples())
+        throw sdk::Error("waves have " + std::to_string(waves.size(1)) + " samples, expected at least " +
+                         std::to_string(config_.min_samples()) + ", which give one token");
+    const at::NoGradGuard no_grad;
+    const at::Tensor input = waves.to(at::kCPU, at::kFloat).contiguous();
+    const int64_t clips = input.size(0), samples = input.size(1), frames = FilterBank::frame_count(samples);
+    at::Tensor out = at::empty({clips, frames, FilterBank::kMels}, at::kFloat);
+    const float* from = input.const_data_ptr<float>();
+    float* to = out.mutable_data_ptr<float>();
+    const auto mean = static_cast<float>(config_.fbank_mean), divisor = static_cast<float>(2 * config_.fbank_std);
+
+    // Own threads, as at::parallel_for would bind the plugin to LibTorch's OpenMP library. A block of 128 frames is
+    // about a third of a millisecond of work.
+    constexpr int64_t kBlock = 128;
+    const int64_t blocks_per_clip = (frames + kBlock - 1) / kBlock, blocks = clips * blocks_per_clip;
+    auto work = [&](int64_t begin, int64_t end) {
+        for (int64_t i = begin; i < end; ++i) {
+            const int64_t clip = i / blocks_per_clip, first = i % blocks_per_clip * kBlock;
+            const int64_t last = std::min(first + kBlock, frames);
+            filter_bank_.compute(from + clip * samples, first, last, mean, divisor,
+                                 to + (clip * frames + first) * FilterBank::kMels);
+        }
+    };
+    const int64_t threads = std::clamp<int64_t>(blocks / 8, 1, at::get_num_threads());
+    std::vector<std::jthread> others;
+    for (int64_t t = 1; t < threads; ++t) others.emplace_back(work, blocks * t / threads, blocks * (t + 1) / threads);
+    work(0, blocks / threads);
+    others.clear();
+    return out.to(waves.device());
+}
+
+at::Tensor Beats::patches(const at::Tensor& features) const {
+    const int64_t patch = config_.input_patch_size;
+    if (features.dim() != 3 || features.size(2) != FilterBank::kMels || features.size(1) < patch) {
+        std::string found;
+        for (const int64_t size : features.sizes()) found += (found.empty() ? "" : ", ") + std::to_string(size);
+        throw sdk::Error("features have the shape (" + found + "), expected (clips, " + std::to_string(patch) +
+                         " or more frames, 128)");
+    }
+    // A convolution whose stride is its kernel is a linear layer over patches.
+    const int64_t times = features.size(1) / patch, bands = FilterBank::kMels / patch;
+    const at::Tensor cut = features.to(patch_embedding_->weight.scalar_type())
+                               .narrow(1, 0, times * patch)
+                               .narrow(2, 0, bands * patch)
+                               .reshape({features.size(0), times, patch, bands, patch})
+                               .transpose(2, 3)
+                               .reshape({features.size(0), times * bands, patch * patch});
+    return at::linear(cut, patch_embedding_->weight.flatten(1), patch_embedding_->bias);
+}
+
+at::Tensor Beats::normalised(const at::Tensor& patches) const {
+    return norm(*layer_norm_, patches);
+}
+
+at::Tensor Beats::projected(const at::Tensor& normalised) const {
+    return post_extract_proj_ ? linear(*post_extract_proj_, normalised) : normalised;
+}
+
+at::Tensor Beats::position_bias(int64_t tokens) {
+    if (!config_.relative_position_embedding) return {};
+    const at::Tensor& table = blocks_.front()->self_attn->relative_attention_bias->weight;
+    if (!buckets_.defined() || buckets_.size(0) != tokens || buckets_.device() != table.device()) {
+        at::Tensor buckets = at::empty({tokens, tokens}, at::kLong);
+        int64_t* row = buckets.mutable_data_ptr<int64_t>();
+        std::vector<int64_t> line;  // of key - query = 1 - tokens … tokens - 1
+        for (int64_t r = 1 - tokens; r < tokens; ++r)
+            line.push_back(relative_bucket(r, config_.num_buckets, config_.max_distance));
+        for (int64_t query = 0; query < tokens; ++query, row += tokens)
+            std::copy_n(line.begin() + (tokens - 1 - query), tokens, row);
+        buckets_ = buckets.to(table.device());
+    }
+    return at::embedding(table, buckets_).permute({2, 0, 1}).contiguous();
+}
+
+at::Tensor Beats::frame_padding(const at::Tensor& features, const at::Tensor& padding) const {
+    const int64_t frames = features.size(1), patch = config_.input_patch_size;
+    const int64_t tokens = frames / patch * (FilterBank::kMels / patch);
+    if (padding.dim() != 2 || padding.size(0) != features.size(0) || padding.size(1) < frames)
+        throw sdk::Error("the padding mask doesn't fit the features: expected (clips, samples), true = padded");
+    return all_of_shares(all_of_shares(padding.to(features.device(), at::kBool), frames), tokens);
+}
+
+at::Tensor Beats::run(const at::Tensor& features, const std::optional<at::Tensor>& padding,
+                      std::vector<at::Tensor>* hidden) {
+    at::Tensor x = projected(normalised(patches(features)));
+    at::Tensor padded;
+    if (padding) {
+        padded = frame_padding(features, *padding);
+        if (padded.all(1).any().item<bool>()) throw sdk::Error("a clip of the batch is padding from end to end");
+        if (!padded.any().item<bool>()) padded = at::Tensor();
+    }
+    x = at::dropout(x, config_.dropout_input, is_training());
+    if (padded.defined()) x = x.masked_fill(padded.unsqueeze(2), 0);
+    x = x + pos_conv_->forward(x);
+    if (!config_.layer_norm_first) x = norm(*encoder_layer_norm_, x);
+    x = at::dropout(x, config_.dropout, is_training());
+    const at::Tensor bias = position_bias(x.size(1));
+    if (hidden != nullptr) hidden->push_back(x);
+    for (const std::shared_ptr<Block>& block : blocks_) {
+        x = scale_gradient(x, config_.layer_wise_gradient_decay_ratio);
+        const bool dropped =
+            is_training() && config_.encoder_layerdrop > 0 && at::rand({1}).item<double>() <= config_.encoder_layerdrop;
+        if (!dropped) x = block->forward(x, bias, padded);
+        if (hidden != nullptr) hidden->push_back(x);
+    }
+    return x;
+}
+
+at::Tensor Beats::frames(const at::Tensor& features, const std::optional<at::Tensor>& padding) {
+    const at::Tensor x = run(features, padding, nullptr);
+    return config_.layer_norm_first ? norm(*encoder_layer_norm_, x) : x;
+}
+
+std::vector<at::Tensor> Beats::layers(const at::Tensor& features, const std::optional<at::Tensor>& padding) {
+    std::vector<at::Tensor> hidden;
+    run(features, padding, &hidden);
+    return hidden;
+}
+
+void Beats::initialise(uint64_t seed) {
+    const at::NoGradGuard no_grad;
+    at::Generator generator = at::detail::createCPUGenerator(seed);
+    auto normal = [&](const at::Tensor& to, double deviation) {
+        to.copy_(at::zeros(to.sizes()).normal_(0, deviation, generator));
+    };
+    auto uniform = [&](const at::Tensor& to, double limit) {
+        to.copy_(at::zeros(to.sizes()).uniform_(-limit, limit, generator));
+    };
+    // torch's default for linear layers and convolutions.
+    auto standard = [&](const Affine& layer) {
+        const double limit = 1 / std::sqrt(static_cast<double>(layer.weight[0].numel()));
+        uniform(layer.weight, limit);
+        if (layer.bias.defined()) uniform(layer.bias, limit);
+    };
+    auto bert = [&](const Affine& layer) {
+        normal(layer.weight, 0.02);
+        layer.bias.zero_();
+    };
+    auto xavier = [&](const Affine& layer, double gain) {
+        const double fans = static_cast<double>(layer.weight.size(0) + layer.weight.size(1));
+        normal(layer.weight, gain * std::sqrt(2 / fans));
+        layer.bias.zero_();
+    };
+    auto one = [](const Affine& layer) {
+        layer.weight.fill_(1);
+        layer.bias.zero_();
+    };
+    standard(*patch_embedding_);
+    if (post_extract_proj_) standard(*post_extract_proj_);
+    one(*layer_norm_);
+    normal(pos_conv_->weight_v, std::sqrt(4.0 / static_cast<double>(config_.conv_pos * config_.encoder_embed_dim)));
+    pos_conv_->weight_g.copy_(pos_conv_->weight_v.square().sum({0, 1}, true).sqrt());
+    pos_conv_->bias.zero_();
+    one(*encoder_layer_norm_);
+    const double beta = std::pow(8.0 * static_cast<double>(config_.encoder_layers), -0.25);
+    for (const std::shared_ptr<Block>& block : blocks_) {
+        const Attention& attention = *block->self_attn;
+        if (config_.deep_norm) {
+            xavier(*attention.q_proj, 1);
+            xavier(*attention.k_proj, 1);
+            for (const auto& layer : {attention.v_proj, attention.out_proj, block->fc1, block->fc2})
+                xavier(*layer, beta);
+        } else {
+            for (const auto& layer :
+                 {attention.q_proj, attention.k_proj, attention.v_proj, attention.out_proj, block->fc1, block->fc2})
+                bert(*layer);
+        }
+        if (attention.relative_attention_bias) normal(attention.relative_attention_bias->weight, 0.02);
+        if (attention.grep_linear) {
+            bert(*attention.grep_linear);
+            attention.grep_a.fill_(1);
+        }
+        one(*block->self_attn_layer_norm);
+        one(*block->final_layer_norm);
+    }
+}
+
+torch_tier::ParameterRole Beats::role(std::string_view parameter) const {
+    if (!names_.contains(std::string(parameter)))
+        throw sdk::Error("the encoder has no parameter '" + std::string(parameter) + "'");
+    torch_tier::ParameterRole role{.kind = "matrix", .block = block_of(parameter), .tied_to = {}};
+    if (parameter.ends_with("bias")) {
+        role.kind = "bias";
+    } else if (parameter.find("layer_norm") != std::string_view::npos) {
+        role.kind = "norm";
+    } else if (parameter.ends_with("weight_g") || parameter.ends_with("grep_a")) {
+        role.kind = "gain";
+    } else if (parameter.ends_with("weight_v") || parameter == "patch_embedding.weight") {
+        role.kind = "convolution";
+    } else if (parameter.ends_with("relative_attention_bias.weight")) {
+        role.kind = "embedding";
+    }
+    return role;
+}
+
+std::string Beats::translate(std::string_view checkpoint_name) const {
+    const std::string_view name = without_prefix(checkpoint_name);
+    constexpr std::string_view kTable = ".self_attn.relative_attention_bias.weight";
+    if (name.starts_with("predictor.") || name.starts_with("classifier.") || name == "fbank.window" ||
+        name == "fbank.mel_fb" || name == "patch_embedding_pad.weight" || name == "raw2fbank_pad.weight" ||
+        (name.ends_with(kTable) && block_of(name) > 0))
+        return {};
+    if (name == "encoder.pos_conv.0.parametrizations.weight.original0") return "encoder.pos_conv.0.weight_g";
+    if (name == "encoder.pos_conv.0.parametrizations.weight.original1") return "encoder.pos_conv.0.weight_v";
+    return std::string(names_.contains(std::string(name)) ? name : checkpoint_name);
+}
+
+std::shared_ptr<torch_tier::Encoder> BeatsFactory::create(const std::string& params_json) const {
+    return std::make_shared<Beats>(Config::parse(params_json));
+}
+
+std::string BeatsFactory::from_checkpoint_config(const std::string& config_json, const std::string& params_json) const {
+    return overlay(config_json, params_json);
+}
+
+}  // namespace biophony::beats
