@@ -1,0 +1,579 @@
+#include "pipeline/check.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <functional>
+#include <limits>
+#include <queue>
+#include <set>
+
+#include "base/nearest.hpp"
+#include "base/schema.hpp"
+
+namespace biophony {
+
+namespace fs = std::filesystem;
+
+namespace {
+
+/// Kinds of plugins that are nodes by themselves; the others serve a node type.
+bool is_node_kind(std::string_view name) {
+    return name == "dataset" || name == "encoder";
+}
+
+/// A node type's own parameters with those of the plugin beside.
+Json joined_schema(const NodeType& type, const ItemInfo* item) {
+    Json schema = type.parameters;
+    if (!schema.is_object()) schema = {{"type", "object"}};
+    if (!schema.contains("properties")) schema["properties"] = Json::object();
+    if (item == nullptr || !item->parameters.is_object()) return schema;
+    for (const auto& [key, value] : item->parameters.items()) {
+        if (key == "properties")
+            for (const auto& [name, property] : value.items()) schema["properties"].emplace(name, property);
+        else if (key == "required" && schema.contains(key))
+            schema[key].insert(schema[key].end(), value.begin(), value.end());
+        else
+            schema.emplace(key, value);
+    }
+    return schema;
+}
+
+/// "'clips.csv'": what in the folder of a missing file is called much the same.
+std::string nearest_file(const fs::path& missing) {
+    std::vector<std::string> names;
+    std::error_code failed;
+    if (!fs::is_directory(missing.parent_path(), failed))
+        return fmt::format("; the folder {} isn't there either", missing.parent_path().string());
+    for (fs::directory_iterator at(missing.parent_path(), failed), end; !failed && at != end && names.size() < 10'000;
+         at.increment(failed))
+        names.push_back(at->path().filename().string());
+    std::sort(names.begin(), names.end());
+    const std::string near = nearest(missing.filename().string(), names);
+    return near.empty() ? "" : fmt::format("; did you mean '{}'?", near);
+}
+
+/// Calls each(pointer, text) for every string.
+void collect_strings(const Json& value, const std::string& pointer,
+                     const std::function<void(const std::string&, const std::string&)>& each) {
+    if (value.is_string()) each(pointer, value.get_ref<const std::string&>());
+    if (value.is_object())
+        for (const auto& [key, inner] : value.items()) collect_strings(inner, pointer_join(pointer, key), each);
+    if (value.is_array())
+        for (size_t i = 0; i < value.size(); ++i) collect_strings(value[i], fmt::format("{}/{}", pointer, i), each);
+}
+
+class Checker {
+public:
+    Checker(Definition& definition, const Expansion& expansion, const NodeTypes& types, const Registry& registry)
+        : definition_(definition),
+          expansion_(expansion),
+          types_(types),
+          registry_(registry),
+          nodes_(expansion.instances.size()) {}
+
+    std::vector<CheckedNode> run() {
+        check_params();
+        for (const NodeKey& key : expansion_.keys) {
+            edges_known_ &= !key.broken;
+            if (!key.broken) check_fields(key);
+        }
+        for (size_t n = 0; n < nodes_.size(); ++n) {
+            if (!definition_.find(key_of(n).address)->is_object()) continue;
+            find_type(n);
+            find_seed(n);
+            if (nodes_[n].type != nullptr) find_params(n);
+        }
+        for (size_t n = 0; n < nodes_.size(); ++n) find_inputs(n);
+        for (size_t n = 0; n < nodes_.size(); ++n) check_by_type(n);
+        find_circles();
+        if (edges_known_) find_unused();
+        return std::move(nodes_);
+    }
+
+private:
+    const NodeKey& key_of(size_t n) const { return expansion_.keys[expansion_.instances[n].key]; }
+
+    /// Params that nobody uses must be sound, too; and circles are told once, here.
+    void check_params() {
+        Traced ignored;
+        for (const std::string& name : keys_of(definition_.json().value("params", Json::object()))) {
+            const std::string address = pointer_join("/params", name);
+            substitute(definition_, address, {}, nullptr, address, ignored);
+            if (ignored.too_large) return;  // those that hold it are too large as well, and each takes its time
+        }
+    }
+
+    void check_fields(const NodeKey& key) {
+        static const std::vector<std::string> kFields = {"use", "in", "with", "seed", "notes"};
+        const Json& node = *definition_.find(key.address);
+        if (!node.is_object()) {
+            edges_known_ = false;
+            return definition_.problem(
+                key.address, fmt::format("found {}, expected a node: an object with \"use\"", describe(node)));
+        }
+        for (const std::string& field : keys_of(node)) {
+            if (std::find(kFields.begin(), kFields.end(), field) != kFields.end()) continue;
+            const std::string address = pointer_join(key.address, field);
+            if (!field.starts_with("with[")) {
+                definition_.problem(address, fmt::format("unknown key '{}'{}", field, did_you_mean(field, kFields)));
+                continue;
+            }
+            std::vector<std::string> names;
+            for (size_t i = 0; i < key.count && !key.axes.empty(); ++i)
+                names.push_back("with" + expansion_.instances[key.first + i].id.substr(key.stem.size()));
+            if (std::find(names.begin(), names.end(), field) == names.end())
+                definition_.problem(address, fmt::format("'{}' names none of the nodes that '{}' stands for{}", field,
+                                                         key.key, did_you_mean(field, names)));
+        }
+    }
+
+    void find_type(size_t n) {
+        CheckedNode& node = nodes_[n];
+        const NodeKey& key = key_of(n);
+        const std::string address = pointer_join(key.address, "use");
+        auto wrong = [&](const std::string& message, Code code = Code::kInvalid, const std::string& at = {}) {
+            definition_.problem(at.empty() ? address : at, message + used_note(at, address), code);
+        };
+        if (definition_.find(address) == nullptr)
+            return wrong("the key \"use\" is missing, expected a node type or a plugin as \"kind:id\"");
+        Traced use;
+        if (!substitute(definition_, address, {}, &expansion_.instances[n], address, use)) return;
+        const std::string at = use.address("");
+        if (!use.value.is_string())
+            return wrong(fmt::format("found {}, expected a node type or a plugin as \"kind:id\"", describe(use.value)),
+                         Code::kInvalid, at);
+        const std::string name = use.value;
+        const size_t colon = name.find(':');
+        if (colon == std::string::npos) {
+            node.type = is_node_kind(name) ? nullptr : types_.find(name);
+            if (node.type != nullptr) return;
+            if (is_node_kind(name))
+                return wrong(fmt::format("found '{}', expected a plugin of this kind, \"{}:id\"{}", name, name,
+                                         did_you_mean(name + ":", items_of(name))),
+                             Code::kInvalid, at);
+            return wrong(fmt::format("there is no node type '{}'{}", name, did_you_mean(name, all_uses())),
+                         Code::kInvalid, at);
+        }
+        const std::string kind = name.substr(0, colon);
+        if (kind == "merger")
+            return wrong(
+                fmt::format("a merger is no node by itself; use \"compose\" with \"stages\": [{{\"use\": {}}}]",
+                            Json(name).dump()),
+                Code::kInvalid, at);
+        const NodeType* type = is_node_kind(kind) ? types_.find(kind) : nullptr;
+        if (type == nullptr)
+            return wrong(fmt::format("found '{}', expected a node type, \"dataset:id\" or \"encoder:id\"{}", name,
+                                     did_you_mean(name, all_uses())),
+                         Code::kInvalid, at);
+        try {
+            node.item = &registry_.require(name);
+            node.type = type;
+        } catch (const Error& error) {
+            wrong(error.message(), error.code(), at);
+        }
+    }
+
+    std::vector<std::string> items_of(std::string_view kind) const {
+        std::vector<std::string> out;
+        for (const ItemInfo* item : registry_.items(kind)) out.push_back(item->name());
+        return out;
+    }
+
+    std::vector<std::string> all_uses() const {
+        std::vector<std::string> out;
+        for (const NodeType& type : types_.all())
+            if (!is_node_kind(type.name)) out.push_back(type.name);
+        for (const char* kind : {"dataset", "encoder"})
+            for (const std::string& name : items_of(kind)) out.push_back(name);
+        return out;
+    }
+
+    void find_seed(size_t n) {
+        const std::string own = pointer_join(key_of(n).address, "seed");
+        const bool has_own = definition_.find(own) != nullptr;
+        const std::string address = has_own ? own : "/params/seed";
+        Traced seed;
+        if (definition_.find(address) == nullptr ||
+            !substitute(definition_, address, {}, has_own ? &expansion_.instances[n] : nullptr, address, seed))
+            return;
+        if (seed.value.is_number_integer() && seed.value >= 0 && seed.value <= std::numeric_limits<int64_t>::max())
+            nodes_[n].seed = seed.value;
+        else
+            definition_.problem(
+                seed.address(""),
+                fmt::format("found {}, expected a seed: a whole number from 0 to {}{}", describe(seed.value),
+                            std::numeric_limits<int64_t>::max(), has_own ? used_note(seed.address(""), own) : ""));
+    }
+
+    /// Tells problems with pointers in the node's parameters, at the places where the values were written.
+    void tell(size_t n, const std::vector<Diagnostic>& problems) {
+        const std::string with = pointer_join(key_of(n).address, "with");
+        for (const Diagnostic& problem : problems) {
+            const std::string address = nodes_[n].params.address(problem.where.pointer);
+            definition_.problem(address, problem.message + used_note(address, with + problem.where.pointer),
+                                problem.code);
+        }
+    }
+
+    void find_params(size_t n) {
+        CheckedNode& node = nodes_[n];
+        const Instance& instance = expansion_.instances[n];
+        const NodeKey& key = key_of(n);
+        const std::string with = pointer_join(key.address, "with");
+        if (!substitute(definition_, with, Json::object(), &instance, with, node.params)) return;
+        const std::string one = pointer_join(key.address, "with" + instance.id.substr(key.stem.size()));
+        if (!key.axes.empty() && definition_.find(one) != nullptr && node.params.value.is_object()) {
+            Traced over;
+            if (!substitute(definition_, one, {}, &instance, one, over)) return;
+            lay_over(node.params, over);
+        }
+        std::vector<Diagnostic> problems;
+        const Json schema = joined_schema(*node.type, node.item);
+        apply_schema(schema, node.params.value, "", problems);
+        if (problems.empty()) {
+            resolve_paths(schema, node.params.value, "", [&](std::string_view pointer) {
+                node.paths.emplace_back(pointer);
+                return definition_.folder(node.params.address(pointer));
+            });
+            for (const auto& [pointer, path] : paths_that_must_exist(schema, node.params.value, "")) {
+                std::error_code failed;
+                if (!fs::exists(path, failed))
+                    problems.push_back({Code::kInvalid,
+                                        {.pointer = pointer},
+                                        fmt::format("file not found: {}{}", path, nearest_file(path))});
+            }
+        }
+        node.params_are_good = problems.empty();
+        tell(n, problems);
+    }
+
+    void find_inputs(size_t n) {
+        CheckedNode& node = nodes_[n];
+        const NodeKey& key = key_of(n);
+        const std::string address = pointer_join(key.address, "in");
+        const Json none = Json::object();
+        const Json* in = definition_.find(address);
+        if (in == nullptr) in = &none;
+        if (!in->is_object()) {
+            edges_known_ = false;
+            return definition_.problem(address,
+                                       fmt::format("found {}, expected an object: port → node", describe(*in)));
+        }
+        if (node.type == nullptr) edges_known_ = false;
+        std::vector<std::string> ports;
+        if (node.type != nullptr)
+            for (const PortSpec& port : node.type->inputs) ports.push_back(port.name);
+        std::set<std::string> misspelt;
+        for (const auto& [name, sources] : in->items()) {
+            const PortSpec* port = nullptr;
+            if (node.type != nullptr)
+                for (const PortSpec& candidate : node.type->inputs)
+                    if (candidate.name == name) port = &candidate;
+            const std::string at = pointer_join(address, name);
+            if (node.type != nullptr && port == nullptr) {
+                edges_known_ = false;
+                misspelt.insert(nearest(name, ports));
+                definition_.problem(at,
+                                    fmt::format("{} has no port '{}'{}", node.type->name, name,
+                                                ports.empty() ? "; it takes no inputs" : did_you_mean(name, ports)));
+                continue;
+            }
+            find_sources(n, name, port, sources, at);
+        }
+        if (node.type == nullptr) return;
+        for (const PortSpec& port : node.type->inputs)
+            if (port.required && !in->contains(port.name) && !misspelt.contains(port.name))
+                definition_.problem(
+                    address, fmt::format("the port '{}' of {} is missing, expected {}{}", port.name, node.type->name,
+                                         any_of(port.types), port.many ? ", one or more" : ""));
+    }
+
+    void find_sources(size_t n, const std::string& name, const PortSpec* port, const Json& sources,
+                      const std::string& address) {
+        CheckedNode& node = nodes_[n];
+        const bool many = port == nullptr || port->many;
+        auto wrong = [&](const std::string& at, const std::string& message) {
+            edges_known_ = false;
+            definition_.problem(at, message);
+        };
+        if (!sources.is_string() && !sources.is_array())
+            return wrong(address, fmt::format("found {}, expected the name of a node{}", describe(sources),
+                                              many ? ", or a list of names" : ""));
+        if (sources.is_array() && !many)
+            return wrong(address, fmt::format("found a list, expected one node: the port '{}' of {} takes one", name,
+                                              node.type->name));
+        if (sources.is_array() && sources.empty() && port != nullptr && port->required)
+            return wrong(address, fmt::format("the list is empty, expected at least one {} for the port '{}' of {}",
+                                              any_of(port->types), name, node.type->name));
+        std::vector<size_t>& inputs = node.inputs[name];
+        for (size_t i = 0; i < (sources.is_array() ? sources.size() : 1); ++i) {
+            const Json& source = sources.is_array() ? sources[i] : sources;
+            const std::string at = sources.is_array() ? fmt::format("{}/{}", address, i) : address;
+            if (!source.is_string()) {
+                wrong(at, fmt::format("found {}, expected the name of a node", describe(source)));
+                continue;
+            }
+            const std::string text = source;
+            std::vector<size_t> found;
+            bool starred = false;
+            if (!resolve(n, text, at, found, starred)) {
+                edges_known_ = false;
+                continue;
+            }
+            if (starred && !many) {
+                wrong(at,
+                      fmt::format("the port '{}' of {} takes one node, '{}' gives {}; '*' is for ports that take lists",
+                                  name, node.type->name, text, found.size()));
+                continue;
+            }
+            for (const size_t f : found) {
+                const NodeType* type = nodes_[f].type;
+                if (f == n) {
+                    wrong(at, fmt::format("'{}' uses its own result", expansion_.instances[n].id));
+                    continue;
+                }
+                if (port != nullptr && type != nullptr &&
+                    std::find(port->types.begin(), port->types.end(), type->output) == port->types.end())
+                    definition_.problem(at, fmt::format("the port '{}' of {} takes {}, '{}' gives {}", name,
+                                                        node.type->name, any_of(port->types), text, type->output));
+                if (std::find(inputs.begin(), inputs.end(), f) != inputs.end())
+                    definition_.problem(at, fmt::format("'{}' comes twice into the port '{}'; keep one",
+                                                        expansion_.instances[f].id, name));
+                else
+                    inputs.push_back(f);
+            }
+        }
+    }
+
+    /// What a reference stands for: "base", "clips[taxon]", "clips[bird]", "score[*,ridge]". False after a problem, and
+    /// where the named node has one itself.
+    bool resolve(size_t n, const std::string& text, const std::string& address, std::vector<size_t>& found,
+                 bool& starred) {
+        const Instance& instance = expansion_.instances[n];
+        auto wrong = [&](const std::string& message) {
+            definition_.problem(address, message);
+            return false;
+        };
+        const size_t open = text.find('[');
+        const std::string stem = text.substr(0, open);
+        const NodeKey* target = expansion_.key_of_stem(stem);
+        if (target == nullptr)
+            return wrong(fmt::format("there is no node '{}'{}", stem, did_you_mean(stem, expansion_.stems())));
+        if (target->broken) return false;
+        const std::vector<const Axis*>& axes = target->axes;
+        if (open == std::string::npos) {
+            if (axes.empty()) {
+                found.push_back(target->first);
+                return true;
+            }
+            const bool has_them = std::all_of(axes.begin(), axes.end(),
+                                              [&](const Axis* axis) { return instance.axes.contains(axis->name); });
+            std::string stars;
+            for (size_t a = 0; a < axes.size(); ++a) stars += a == 0 ? "*" : ",*";
+            return wrong(fmt::format(
+                "'{}' stands for {} nodes, one for each {}; did you mean '{}'{}?", stem, target->count,
+                target->names_of_axes(), has_them ? target->key : fmt::format("{}[{}]", stem, stars),
+                has_them ? "" : fmt::format(", or one of them, like '{}'", expansion_.instances[target->first].id)));
+        }
+        if (text.back() != ']') return wrong(fmt::format("found '{}', expected a ']' at the end", text));
+        if (axes.empty()) return wrong(fmt::format("'{}' has no axes; did you mean '{}'?", stem, stem));
+        const std::vector<std::string> entries =
+            split(std::string_view(text).substr(open + 1, text.size() - open - 2), ',');
+        if (entries.size() != axes.size())
+            return wrong(fmt::format("found {} in the brackets of '{}', expected {}, for {}", entries.size(), text,
+                                     axes.size(), target->names_of_axes()));
+        // In the order of the target's axes, the last changing quickest.
+        found = {target->first};
+        size_t stride = target->count;
+        for (size_t a = 0; a < axes.size(); ++a) {
+            const Axis& axis = *axes[a];
+            stride /= axis.values.size();
+            std::vector<size_t> values;
+            if (entries[a] == "*") {
+                starred = true;
+                for (size_t v = 0; v < axis.values.size(); ++v) values.push_back(v);
+            } else {
+                std::string value = entries[a];
+                std::string note;
+                if (expansion_.axes.contains(entries[a])) {
+                    const auto own = instance.axes.find(entries[a]);
+                    if (own == instance.axes.end())
+                        return wrong(
+                            fmt::format("'{}' means this node's own value of the axis '{}', and '{}' has no such axis; "
+                                        "use '*' for all, or a "
+                                        "value, like '{}'",
+                                        text, entries[a], key_of(n).key, axis.values.front().text));
+                    value = own->second->text;
+                    note = fmt::format(", this node's value of '{}',", entries[a]);
+                }
+                std::vector<std::string> texts;
+                for (const AxisValue& candidate : axis.values) texts.push_back(candidate.text);
+                const auto at = std::find(texts.begin(), texts.end(), value);
+                if (at == texts.end()) {
+                    if (note.empty()) texts.push_back(axis.name);
+                    return wrong(fmt::format("'{}'{} is no value of the axis '{}' of '{}'{}", value, note, axis.name,
+                                             stem, did_you_mean(value, texts)));
+                }
+                values.push_back(static_cast<size_t>(at - texts.begin()));
+            }
+            std::vector<size_t> next;
+            for (const size_t f : found)
+                for (const size_t v : values) next.push_back(f + v * stride);
+            found = std::move(next);
+        }
+        return true;
+    }
+
+    void check_by_type(size_t n) {
+        const CheckedNode& checked = nodes_[n];
+        if (!checked.params_are_good || !checked.type->check) return;
+        const Instance& instance = expansion_.instances[n];
+        GraphNode node{.id = instance.id, .stem = key_of(n).stem, .type = checked.type, .item = checked.item};
+        for (const Axis* axis : key_of(n).axes) node.axes.emplace_back(axis->name, instance.axes.at(axis->name)->text);
+        node.params = checked.params.value;
+        node.seed = checked.seed;
+        node.inputs = checked.inputs;
+        node.where = definition_.where(key_of(n).address);
+        std::vector<Diagnostic> problems;
+        try {
+            checked.type->check(node, registry_, "", problems);
+        } catch (const Error& error) {
+            problems.push_back({error.code(), {.pointer = error.where().pointer}, error.message()});
+        }
+        nodes_[n].params_are_good = problems.empty();
+        tell(n, problems);
+    }
+
+    std::vector<std::vector<size_t>> all_inputs() const {
+        std::vector<std::vector<size_t>> out(nodes_.size());
+        for (size_t n = 0; n < nodes_.size(); ++n)
+            for (const auto& [port, sources] : nodes_[n].inputs)
+                out[n].insert(out[n].end(), sources.begin(), sources.end());
+        return out;
+    }
+
+    void find_circles() {
+        const std::vector<std::vector<size_t>> inputs = all_inputs();
+        std::vector<bool> done(nodes_.size(), false);
+        for (const size_t n : order_of(inputs)) done[n] = true;
+        // What is left waits for something that is left, so that going from input to input ends in a circle.
+        std::set<std::set<size_t>> told;  // circles of the same keys, for other values of an axis
+        std::vector<size_t> visited(nodes_.size(), 0);
+        for (size_t start = 0; start < nodes_.size(); ++start) {
+            std::vector<size_t> way;
+            size_t at = start;
+            for (; !done[at] && visited[at] == 0;
+                 at = *std::find_if(inputs[at].begin(), inputs[at].end(), [&](size_t i) { return !done[i]; })) {
+                visited[at] = start + 1;
+                way.push_back(at);
+            }
+            if (done[at] || visited[at] != start + 1 || way.empty()) continue;
+            way.erase(way.begin(), std::find(way.begin(), way.end(), at));
+            std::set<size_t> keys;
+            for (const size_t w : way) keys.insert(expansion_.instances[w].key);
+            if (!told.insert(keys).second) continue;
+            std::rotate(way.begin(), std::min_element(way.begin(), way.end()), way.end());
+            std::string names;
+            for (const size_t w : way) names += fmt::format("'{}' uses ", expansion_.instances[w].id);
+            definition_.problem(
+                pointer_join(key_of(way.front()).address, "in"),
+                fmt::format("these nodes wait for each other: {}'{}'", names, expansion_.instances[way.front()].id));
+        }
+    }
+
+    /// Results that nothing uses are what a pipeline is for, except data and bases, which nobody made.
+    void find_unused() {
+        std::vector<bool> used(nodes_.size(), false);
+        for (const std::vector<size_t>& sources : all_inputs())
+            for (const size_t source : sources) used[source] = true;
+        for (const NodeKey& key : expansion_.keys) {
+            std::vector<std::string> unused;
+            for (size_t n = key.first; n < key.first + key.count; ++n)
+                if (!used[n] && nodes_[n].item != nullptr) unused.push_back(expansion_.instances[n].id);
+            if (unused.size() == key.count && key.count > 0) unused = {key.key};
+            for (const std::string& id : unused)
+                definition_.problem(key.address, fmt::format("nothing uses '{}'; connect it, or take it out", id));
+        }
+    }
+
+    Definition& definition_;
+    const Expansion& expansion_;
+    const NodeTypes& types_;
+    const Registry& registry_;
+    std::vector<CheckedNode> nodes_;
+    bool edges_known_ = true;  ///< false: a reference could not be followed, so what looks unused may be used
+};
+
+}  // namespace
+
+std::vector<CheckedNode> check_nodes(Definition& definition, const Expansion& expansion, const NodeTypes& types,
+                                     const Registry& registry) {
+    return Checker(definition, expansion, types, registry).run();
+}
+
+std::vector<size_t> order_of(const std::vector<std::vector<size_t>>& inputs) {
+    std::vector<size_t> waits_for(inputs.size(), 0);
+    std::vector<std::vector<size_t>> users(inputs.size());
+    for (size_t n = 0; n < inputs.size(); ++n)
+        for (const size_t input : inputs[n]) {
+            ++waits_for[n];
+            users[input].push_back(n);
+        }
+    std::priority_queue<size_t, std::vector<size_t>, std::greater<>> ready;
+    for (size_t n = 0; n < inputs.size(); ++n)
+        if (waits_for[n] == 0) ready.push(n);
+    std::vector<size_t> order;
+    while (!ready.empty()) {
+        const size_t n = ready.top();
+        ready.pop();
+        order.push_back(n);
+        for (const size_t user : users[n])
+            if (--waits_for[user] == 0) ready.push(user);
+    }
+    return order;
+}
+
+Json effective_pipeline(Definition& definition, const Expansion& expansion, const std::vector<CheckedNode>& nodes) {
+    // A path is rewritten where it stands, unless its text also says something else there (a label, an axis, a
+    // template); then the node itself gets the path.
+    std::map<std::string, std::string> wishes;  // address → absolute path
+    std::set<std::string> other_uses;
+    for (const auto& [name, axis] : expansion.axes)
+        for (const AxisValue& value : axis.values) other_uses.insert(value.address);
+    for (const CheckedNode& node : nodes) {
+        const std::set<std::string> paths(node.paths.begin(), node.paths.end());
+        collect_strings(node.params.value, "", [&](const std::string& pointer, const std::string& text) {
+            if (paths.contains(pointer))
+                wishes[node.params.address(pointer)] = text;
+            else
+                other_uses.insert(node.params.address(pointer));
+        });
+    }
+    std::set<std::string> done;
+    for (const auto& [address, path] : wishes) {
+        const Json* raw = definition.find(address);
+        const bool plain = raw != nullptr && raw->is_string() &&
+                           raw->get_ref<const std::string&>().find_first_of("{}") == std::string::npos;
+        if (!plain || (other_uses.contains(address) && *raw != path)) continue;
+        definition.rewrite(address, braces_escaped(path));
+        done.insert(address);
+    }
+    Json out = definition.json();
+    for (size_t n = 0; n < nodes.size(); ++n)
+        for (const std::string& pointer : nodes[n].paths) {
+            if (done.contains(nodes[n].params.address(pointer))) continue;
+            const NodeKey& key = expansion.keys[expansion.instances[n].key];
+            const Json params = braces_escaped(nodes[n].params.value);
+            Json& over = out["nodes"][key.key]
+                            ["with" + (key.axes.empty() ? "" : expansion.instances[n].id.substr(key.stem.size()))];
+            const std::string name = steps_of(pointer).front();
+            if (Definition::is_param(over))
+                over = params;
+            else
+                over[name] = params.at(name);
+        }
+    return out;
+}
+
+}  // namespace biophony

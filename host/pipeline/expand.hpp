@@ -1,0 +1,84 @@
+// From the nodes of the text to one node per combination of axis values, with params and axis values put in.
+#pragma once
+
+#include <map>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "pipeline/definition.hpp"
+
+namespace biophony {
+
+/// One value of an axis.
+struct AxisValue {
+    Json value;           ///< a string or a number
+    std::string text;     ///< as it stands in ids
+    std::string address;  ///< where it was written
+};
+
+struct Axis {
+    std::string name;
+    std::vector<AxisValue> values;
+    bool broken = false;  ///< a problem was told; what uses the axis is left out without a word
+};
+
+/// A node of the text: "expert[taxon]".
+struct NodeKey {
+    std::string key;
+    std::string stem;
+    std::string address;
+    std::vector<const Axis*> axes;  ///< in the order of the brackets
+    bool broken = false;            ///< as for Axis
+    size_t first = 0, count = 0;    ///< its nodes among Expansion::instances; the last axis changes quickest
+
+    std::string names_of_axes() const;  ///< "taxon, method"
+};
+
+/// One node: "expert[bird]".
+struct Instance {
+    size_t key = 0;  ///< among Expansion::keys
+    std::string id;
+    std::map<std::string, const AxisValue*, std::less<>> axes;  ///< the values of its axes, by axis name
+};
+
+struct Expansion {
+    std::map<std::string, Axis> axes;
+    std::vector<NodeKey> keys;  ///< in the order of the text
+    std::vector<Instance> instances;
+
+    const NodeKey* key_of_stem(std::string_view stem) const;
+    std::vector<std::string> stems() const;
+};
+
+/// Reads `axes` and the keys of `nodes`.
+Expansion expand_axes(Definition& definition);
+
+/// Checks the overrides that name nodes, and puts them the definition: into the node's "with", or
+/// "with[bird]" for one node of several.
+void put_node_overrides(Definition& definition, const Expansion& expansion, const Overrides& overrides);
+
+/// A value that was put together from several places.
+struct Traced {
+    Json value;
+    std::map<std::string, std::string, std::less<>> from;  ///< pointer in value → address; covers what lies below
+    bool too_large = false;                                ///< params that grow without end
+
+    std::string address(std::string_view pointer) const;
+};
+
+/// The value at `address` (`missing` if there is none) with each {"param": …} replaced, and with {axis} in strings
+/// replaced by the values of `node`; where that is null, strings stay as they are. Returns false after a problem was
+/// told. `used_by` is the address that messages name for strings that stand elsewhere.
+bool substitute(Definition& definition, const std::string& address, const Json& missing, const Instance* node,
+                const std::string& used_by, Traced& out);
+
+/// Lays `over` over `base`, name by name inside of objects.
+void lay_over(Traced& base, const Traced& over);
+
+/// " (used by /nodes/a/with/x)" where a value isn't written at its place of use, else empty.
+std::string used_note(const std::string& address, const std::string& used_by);
+/// The text with { and } doubled, so that substitution gives it back; inside of objects and arrays too.
+Json braces_escaped(Json value);
+
+}  // namespace biophony

@@ -1,0 +1,131 @@
+#include "pipeline/graph.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <tuple>
+
+#include "pipeline/check.hpp"
+#include "pipeline/definition.hpp"
+#include "pipeline/expand.hpp"
+
+namespace biophony {
+
+size_t Graph::index_of(std::string_view id) const {
+    return static_cast<size_t>(
+        std::find_if(nodes.begin(), nodes.end(), [&](const GraphNode& node) { return node.id == id; }) - nodes.begin());
+}
+
+std::vector<size_t> Graph::users_of(size_t n) const {
+    std::vector<size_t> out;
+    for (size_t i = 0; i < nodes.size(); ++i)
+        if (std::any_of(nodes[i].inputs.begin(), nodes[i].inputs.end(), [&](const auto& input) {
+                return std::find(input.second.begin(), input.second.end(), n) != input.second.end();
+            }))
+            out.push_back(i);
+    return out;
+}
+
+std::pair<std::string, Json> parse_set(std::string_view text) {
+    const size_t equals = text.find('=');
+    const std::string name(text.substr(0, equals));
+    if (equals == std::string_view::npos || name.empty())
+        throw Error(
+            Code::kInvalid,
+            fmt::format("--set: found '{}', expected name=value, like params.seed=7 or node.parameter=value", text));
+    const std::string value(text.substr(equals + 1));
+    std::vector<Diagnostic> problems;
+    const JsonText parsed = JsonText::parse(value, "--set " + name, problems);
+    if (problems.empty()) return {name, parsed.value()};
+    // JSON with an own fault, like a key that stands twice, was hardly meant as a text.
+    if (Json::accept(value)) throw Error(Code::kInvalid, problems[0].message, problems[0].where);
+    try {
+        (void)Json(value).dump();
+    } catch (const Json::exception&) {
+        throw Error(Code::kInvalid, "the value is not valid UTF-8", {.file = "--set " + name});
+    }
+    return {name, Json(value)};
+}
+
+void sort_problems(std::vector<Diagnostic>& problems) {
+    const auto key = [](const Diagnostic& problem) {
+        return std::tie(problem.where.file, problem.where.line, problem.where.column, problem.where.pointer,
+                        problem.message);
+    };
+    std::stable_sort(problems.begin(), problems.end(),
+                     [&](const Diagnostic& a, const Diagnostic& b) { return key(a) < key(b); });
+    problems.erase(std::unique(problems.begin(), problems.end(),
+                               [&](const Diagnostic& a, const Diagnostic& b) { return key(a) == key(b); }),
+                   problems.end());
+}
+
+namespace {
+
+/// Puts every node behind its inputs; nodes keep their order where that allows it.
+void sort_nodes(Graph& graph) {
+    std::vector<std::vector<size_t>> inputs(graph.nodes.size());
+    for (size_t n = 0; n < inputs.size(); ++n)
+        for (const auto& [port, sources] : graph.nodes[n].inputs)
+            inputs[n].insert(inputs[n].end(), sources.begin(), sources.end());
+    const std::vector<size_t> order = order_of(inputs);
+    if (order.size() != graph.nodes.size())
+        throw Error(Code::kInternal, "the nodes that a node type added wait for each other");
+    std::vector<size_t> place(order.size());
+    for (size_t i = 0; i < order.size(); ++i) place[order[i]] = i;
+    std::vector<GraphNode> sorted;
+    for (const size_t n : order) {
+        sorted.push_back(std::move(graph.nodes[n]));
+        for (auto& [port, sources] : sorted.back().inputs)
+            for (size_t& source : sources) source = place[source];
+    }
+    graph.nodes = std::move(sorted);
+}
+
+}  // namespace
+
+Graph make_graph(std::string text, const std::filesystem::path& file, const Overrides& overrides,
+                 const NodeTypes& types, const Registry& registry, std::vector<Diagnostic>& problems) {
+    Graph graph;
+    std::vector<Diagnostic> found;
+    auto done = [&] {
+        sort_problems(found);
+        problems.insert(problems.end(), found.begin(), found.end());
+        return std::move(graph);
+    };
+    Definition definition(std::move(text), file, overrides, found);
+    if (!definition.usable()) return done();
+    const Expansion expansion = expand_axes(definition);
+    put_node_overrides(definition, expansion, overrides);
+    std::vector<CheckedNode> nodes = check_nodes(definition, expansion, types, registry);
+    if (!found.empty()) return done();
+
+    graph.name = definition.json().value("name", "");
+    graph.description = definition.json().value("description", "");
+    graph.effective = effective_pipeline(definition, expansion, nodes);
+    for (size_t n = 0; n < nodes.size(); ++n) {
+        const Instance& instance = expansion.instances[n];
+        const NodeKey& key = expansion.keys[instance.key];
+        GraphNode node{
+            .id = instance.id, .stem = key.stem, .type = nodes[n].type, .item = nodes[n].item, .seed = nodes[n].seed};
+        for (const Axis* axis : key.axes) node.axes.emplace_back(axis->name, instance.axes.at(axis->name)->text);
+        node.params = std::move(nodes[n].params.value);
+        node.inputs = std::move(nodes[n].inputs);
+        node.where = definition.where(key.address);
+        graph.nodes.push_back(std::move(node));
+    }
+    // Node types may add nodes behind the ones of the text, which keep their numbers meanwhile.
+    const size_t of_the_text = graph.nodes.size();
+    for (size_t n = 0; n < of_the_text; ++n) {
+        if (!graph.nodes[n].type->expand) continue;
+        const auto expand = graph.nodes[n].type->expand;
+        try {
+            expand(graph, n);
+        } catch (const Error& error) {
+            found.push_back({error.code(), graph.nodes[n].where, error.message()});
+        }
+    }
+    if (found.empty()) sort_nodes(graph);
+    return done();
+}
+
+}  // namespace biophony

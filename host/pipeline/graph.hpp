@@ -1,0 +1,68 @@
+// From a pipeline's text to a checked graph.
+//
+// The format is described in docs/pipelines.md. Checking is a pure function of the text, the overrides, the node types
+// and the plugins: it reads no audio, runs no plugin code, and reports every problem at once, sorted by position.
+#pragma once
+
+#include <filesystem>
+#include <map>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "base/json.hpp"
+#include "pipeline/node_type.hpp"
+#include "plugins/registry.hpp"
+
+namespace biophony {
+
+/// One node after the expansion of axes.
+struct GraphNode {
+    std::string id;                                         ///< "expert[bird]", "base"
+    std::string stem;                                       ///< "expert"
+    std::vector<std::pair<std::string, std::string>> axes;  ///< axis → value as text, in the order of the id
+    const NodeType* type = nullptr;
+    const ItemInfo* item = nullptr;  ///< for dataset:… and encoder:…
+    Json params;        ///< effective: parameters and axis values put in, defaults filled in, paths absolute
+    uint64_t seed = 0;  ///< the node's own seed, else the pipeline's `params.seed`, else 0
+    std::map<std::string, std::vector<size_t>> inputs;  ///< port → nodes, in order
+    bool implied = false;                               ///< added by another node's type (a row of the table)
+    Where where;                                        ///< of the node in the text
+
+    /// "expert[bird]" for messages about implied nodes, too.
+    std::string output() const { return type->output; }
+};
+
+struct Graph {
+    std::string name;
+    std::string description;
+    std::vector<GraphNode> nodes;  ///< every node stands behind its inputs
+    Json effective;                ///< the pipeline as it will run, with overrides put in; can be run again by itself
+
+    size_t index_of(std::string_view id) const;  ///< nodes.size() where there is none
+    /// The nodes that use node `n`'s result.
+    std::vector<size_t> users_of(size_t n) const;
+};
+
+/// What the command line changes.
+struct Overrides {
+    /// "params.recipe" or "node.parameter" (dots go deeper; a node's stem means all its nodes) → value. Later wins.
+    std::vector<std::pair<std::string, Json>> set;
+    /// Objects laid over `params` (and `axes` under the key "axes"), with the file they came from. Before `set`.
+    std::vector<std::pair<std::filesystem::path, Json>> params_files;
+    /// Folder against which relative paths given by `set` are resolved.
+    std::filesystem::path working_folder;
+};
+
+/// Parses "name=value" of --set: the value is JSON where it parses as JSON, else text. Throws Error(kInvalid).
+std::pair<std::string, Json> parse_set(std::string_view text);
+
+/// Checks and expands. `file` names the pipeline in messages, and relative paths are resolved against its folder. Where
+/// `problems` is not empty afterwards, the graph must not be used.
+Graph make_graph(std::string text, const std::filesystem::path& file, const Overrides& overrides,
+                 const NodeTypes& types, const Registry& registry, std::vector<Diagnostic>& problems);
+
+/// Sorts by file, line, column, then drops exact repetitions.
+void sort_problems(std::vector<Diagnostic>& problems);
+
+}  // namespace biophony

@@ -1,0 +1,88 @@
+#include "pipeline/store.hpp"
+
+#include <sys/stat.h>
+
+#include <catch2/catch.hpp>
+#include <fstream>
+
+using namespace biophony;
+
+namespace {
+
+struct Folder {
+    fs::path path = fs::temp_directory_path() / ("bph-store-" + unique_name());
+    ~Folder() { fs::remove_all(path); }
+};
+
+StoredResult put(const Store& store, const std::string& key, const std::string& text) {
+    const fs::path temporary = store.make_temporary();
+    fs::create_directories(temporary / "inner");
+    std::ofstream(temporary / "a.txt") << text;
+    std::ofstream(temporary / "inner" / "b.txt") << "b";
+    std::ofstream(temporary / "places.local.json") << temporary;  // differs each time
+    return store.put(temporary, key, {{"node", "n"}});
+}
+
+}  // namespace
+
+TEST_CASE("a result is found by its key, whole and read-only") {
+    Folder folder;
+    const Store store(folder.path / "store");
+    CHECK_FALSE(store.find("abcd"));
+    const StoredResult made = put(store, "abcd", "one");
+    const auto found = store.find("abcd");
+    REQUIRE(found);
+    CHECK(found->digest == made.digest);
+    CHECK(found->record.at("node") == "n");
+    CHECK(read_file(found->folder / "a.txt") == "one");
+    CHECK((fs::status(found->folder / "a.txt").permissions() & fs::perms::owner_write) == fs::perms::none);
+    CHECK_NOTHROW(store.verify(*found));
+    CHECK(fs::is_empty(store.root() / "tmp"));
+}
+
+TEST_CASE("the digest is that of the content, wherever it lies") {
+    Folder folder;
+    const Store store(folder.path / "store");
+    const StoredResult a = put(store, "aa11", "same"), b = put(store, "bb22", "same"), c = put(store, "cc33", "other");
+    CHECK(a.digest == b.digest);
+    CHECK(a.digest != c.digest);
+    // Without a key the content is the key, local files included.
+    CHECK(put(store, "", "same").key.size() == 64);
+}
+
+TEST_CASE("whoever comes second takes what is there") {
+    Folder folder;
+    const Store store(folder.path / "store");
+    const StoredResult first = put(store, "abcd", "one"), second = put(store, "abcd", "one");
+    CHECK(first.folder == second.folder);
+    CHECK(fs::is_empty(store.root() / "tmp"));
+}
+
+TEST_CASE("a shortened result is made again, a changed one is told") {
+    Folder folder;
+    const Store store(folder.path / "store");
+    const StoredResult made = put(store, "abcd", "one");
+    ::chmod((made.folder / "a.txt").c_str(), 0644);
+    std::ofstream(made.folder / "a.txt") << "two";
+    CHECK(store.find("abcd"));  // same size: seen when it is used
+    CHECK_THROWS_WITH(store.verify(made), Catch::Contains("was changed since it was made"));
+    fs::resize_file(made.folder / "a.txt", 1);
+    CHECK_FALSE(store.find("abcd"));
+    put(store, "abcd", "one");
+    REQUIRE(store.find("abcd"));
+    CHECK_NOTHROW(store.verify(*store.find("abcd")));
+    std::ofstream(made.folder / "result.json", std::ios::trunc) << "{";
+    ::chmod((made.folder / "result.json").c_str(), 0644);
+    std::ofstream(made.folder / "result.json", std::ios::trunc) << "{";
+    CHECK_FALSE(store.find("abcd"));
+}
+
+TEST_CASE("what dead processes left is cleared, what living ones make is not") {
+    Folder folder;
+    fs::create_directories(folder.path / "store" / "tmp" / "999999999-1-0");
+    const Store first(folder.path / "store");
+    CHECK(fs::is_empty(first.root() / "tmp"));
+    const fs::path mine = first.make_temporary();
+    const Store second(folder.path / "store");
+    CHECK(fs::exists(mine));
+}
