@@ -1,0 +1,57 @@
+// The program's commands, one file each.
+#pragma once
+
+#include <boost/program_options.hpp>
+#include <string>
+#include <vector>
+
+#include "base/error.hpp"
+#include "base/json.hpp"
+#include "pipeline/graph.hpp"
+#include "pipeline/run.hpp"
+#include "plugins/registry.hpp"
+
+namespace biophony::app {
+
+/// Returns the exit status; throws Error.
+struct Command {
+    const char* name;
+    const char* summary;
+    int (*run)(const std::vector<std::string>& arguments);
+    bool hidden = false;
+};
+
+int plugins_command(const std::vector<std::string>& arguments);
+int inspect_command(const std::vector<std::string>& arguments);
+int check_command(const std::vector<std::string>& arguments);
+int plan_command(const std::vector<std::string>& arguments);
+int run_command(const std::vector<std::string>& arguments);
+
+namespace options = boost::program_options;
+
+/// Parses; throws Error(kInvalid) with the nearest option for an unknown one. Prints the help and returns false where
+/// --help was given. `usage` is the line after "Usage: biophony ".
+bool parse(const std::vector<std::string>& arguments, const char* usage, const char* summary,
+           const options::options_description& described, const options::positional_options_description& positional,
+           options::variables_map& values);
+
+/// --plugin-path DIR, for every command that needs plugins.
+void add_plugin_options(options::options_description& described);
+Registry make_registry(const options::variables_map& values, bool probe = true);
+
+/// FILE, --set, --params: for every command that takes a pipeline.
+void add_pipeline_options(options::options_description& described);
+/// Reads, checks and expands the pipeline. Prints all problems to standard error and sets `status` where there are any.
+Graph load_pipeline(const options::variables_map& values, const Registry& registry, int& status);
+
+/// --out, --store, --threads, --no-cache: for run and plan.
+void add_run_options(options::options_description& described);
+RunOptions run_options(const options::variables_map& values, const std::vector<std::string>& command_line);
+
+/// Prints problems, one a line, and their number.
+void print_problems(const std::vector<Diagnostic>& problems);
+
+/// Set by Ctrl-C and SIGTERM.
+extern Cancel cancel;
+
+}  // namespace biophony::app

@@ -1,0 +1,147 @@
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <thread>
+
+#include "app/command.hpp"
+#include "base/files.hpp"
+#include "base/nearest.hpp"
+#include "tasks/node_types.hpp"
+#include "tasks/torch_runtime.hpp"
+
+namespace biophony::app {
+
+bool parse(const std::vector<std::string>& arguments, const char* usage, const char* summary,
+           const options::options_description& described, const options::positional_options_description& positional,
+           options::variables_map& values) {
+    options::options_description all("Options");
+    all.add(described);
+    all.add_options()("help,h", "this text");
+    try {
+        options::store(options::command_line_parser(arguments).options(all).positional(positional).run(), values);
+        if (values.count("help") > 0) {
+            fmt::print("Usage: biophony {}\n\n{}\n\n", usage, summary);
+            options::options_description shown("Options");
+            for (const auto& option : all.options())
+                if (!option->long_name().starts_with("_")) shown.add(option);
+            std::ostringstream text;
+            text << shown;
+            fmt::print("{}", text.str());
+            return false;
+        }
+        options::notify(values);
+    } catch (const options::unknown_option& error) {
+        std::vector<std::string> names;
+        for (const auto& option : all.options())
+            if (!option->long_name().starts_with("_")) names.push_back("--" + option->long_name());
+        throw Error(Code::kInvalid, fmt::format("unknown option '{}'{}\nUsage: biophony {}", error.get_option_name(),
+                                                did_you_mean(error.get_option_name(), names), usage));
+    } catch (const options::required_option&) {
+        throw Error(Code::kInvalid, fmt::format("an argument is missing\nUsage: biophony {}", usage));
+    } catch (const options::error& error) {
+        throw Error(Code::kInvalid, fmt::format("{}\nUsage: biophony {}", error.what(), usage));
+    }
+    return true;
+}
+
+void add_plugin_options(options::options_description& described) {
+    described.add_options()("plugin-path", options::value<std::vector<std::string>>()->value_name("DIR")->composing(),
+                            "look for plugins here first; may be given several times");
+}
+
+Registry make_registry(const options::variables_map& values, bool probe) {
+    std::vector<fs::path> given;
+    if (values.count("plugin-path") > 0)
+        for (const std::string& folder : values["plugin-path"].as<std::vector<std::string>>())
+            given.emplace_back(folder);
+    return Registry(plugin_folders(given), probe);
+}
+
+void add_pipeline_options(options::options_description& described) {
+    described.add_options()("_file", options::value<std::string>()->required(), "");
+    described.add_options()("set", options::value<std::vector<std::string>>()->value_name("NAME=VALUE")->composing(),
+                            "override params.NAME, axes.NAME or NODE.PARAMETER; the value is JSON, or else text");
+    described.add_options()("params", options::value<std::vector<std::string>>()->value_name("FILE")->composing(),
+                            "a JSON object laid over the pipeline's params (its key \"axes\" over the axes); paths in "
+                            "it are relative to it");
+}
+
+Graph load_pipeline(const options::variables_map& values, const Registry& registry, int& status) {
+    Overrides overrides;
+    overrides.working_folder = fs::current_path();
+    std::vector<Diagnostic> problems;
+    if (values.count("params") > 0)
+        for (const std::string& file : values["params"].as<std::vector<std::string>>()) {
+            std::string text;
+            try {
+                text = read_file(file);
+            } catch (const Error& error) {
+                throw Error(Code::kInvalid, error.message(), error.where());
+            }
+            const JsonText json = JsonText::parse(text, file, problems);
+            if (problems.empty()) overrides.params_files.emplace_back(fs::absolute(file), json.value());
+        }
+    if (values.count("set") > 0)
+        for (const std::string& text : values["set"].as<std::vector<std::string>>())
+            overrides.set.push_back(parse_set(text));
+
+    const std::string file = values["_file"].as<std::string>();
+    std::string text;
+    try {
+        text = read_file(file);
+    } catch (const Error& error) {
+        throw Error(Code::kInvalid, error.message(), error.where());
+    }
+    Graph graph;
+    if (problems.empty()) graph = make_graph(std::move(text), file, overrides, node_types(), registry, problems);
+    sort_problems(problems);
+    if (!problems.empty()) {
+        print_problems(problems);
+        // A missing plugin has a status of its own, unless the pipeline is wrong, too.
+        const bool only_plugins =
+            std::all_of(problems.begin(), problems.end(), [](const Diagnostic& p) { return p.code == Code::kPlugin; });
+        status = static_cast<int>(only_plugins ? Code::kPlugin : Code::kInvalid);
+    }
+    return graph;
+}
+
+void add_run_options(options::options_description& described) {
+    described.add_options()("out", options::value<std::string>()->value_name("DIR"),
+                            "the run directory; runs/NAME of the pipeline's file where it isn't given");
+    described.add_options()(
+        "store", options::value<std::string>()->value_name("DIR"),
+        "where results are kept and looked up; $BIOPHONY_STORE, else biophony/store in the user's cache folder");
+    described.add_options()("threads", options::value<int>()->value_name("N"),
+                            "compute threads; results of torch nodes belong to a number of threads; all cores, at most "
+                            "16, where it isn't given");
+    described.add_options()("no-cache", "make every result again");
+}
+
+RunOptions run_options(const options::variables_map& values, const std::vector<std::string>& command_line) {
+    RunOptions run;
+    run.out = values.count("out") > 0 ? fs::path(values["out"].as<std::string>())
+                                      : fs::path("runs") / fs::path(values["_file"].as<std::string>()).stem();
+    const char* store = std::getenv("BIOPHONY_STORE");
+    run.store = values.count("store") > 0         ? fs::path(values["store"].as<std::string>())
+                : store != nullptr && *store != 0 ? fs::path(store)
+                                                  : cache_folder() / "store";
+    const int threads = values.count("threads") > 0
+                            ? values["threads"].as<int>()
+                            : static_cast<int>(std::clamp(std::thread::hardware_concurrency(), 1u, 16u));
+    if (threads < 1 || threads > 1024)
+        throw Error(Code::kInvalid, fmt::format("--threads: found {}, expected a number from 1 to 1024", threads));
+    run.threads = static_cast<unsigned>(threads);
+    run.use_cache = values.count("no-cache") == 0;
+    run.host = {
+        .version = BPH_VERSION, .libtorch = std::string(libtorch_version()), .cpu_class = std::string(cpu_class())};
+    run.cancel = &cancel;
+    run.command_line = command_line;
+    return run;
+}
+
+void print_problems(const std::vector<Diagnostic>& problems) {
+    for (const Diagnostic& problem : problems) fmt::print(stderr, "{}\n", problem.text());
+    fmt::print(stderr, "biophony: {} problem{}\n", problems.size(), problems.size() == 1 ? "" : "s");
+}
+
+}  // namespace biophony::app

@@ -1,0 +1,96 @@
+#include "app/console.hpp"
+
+#include <fmt/format.h>
+#include <sys/ioctl.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+
+namespace biophony::app {
+
+namespace {
+
+std::string duration(double seconds) {
+    if (seconds < 60) return fmt::format("{:.0f} s", seconds);
+    if (seconds < 3600) return fmt::format("{:.0f} min {:02.0f} s", std::floor(seconds / 60), std::fmod(seconds, 60));
+    return fmt::format("{:.0f} h {:02.0f} min", std::floor(seconds / 3600), std::fmod(seconds / 60, 60));
+}
+
+double since(std::chrono::steady_clock::time_point begin) {
+    return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+}
+
+}  // namespace
+
+Console::Console() : terminal_(::isatty(STDERR_FILENO) == 1) {}
+
+std::string Console::label() const {
+    return fmt::format("[{}/{}] {}", index_ + 1, nodes_, node_);
+}
+
+void Console::begin(size_t nodes) {
+    nodes_ = nodes;
+}
+
+void Console::node_started(size_t index, const GraphNode& node) {
+    index_ = index;
+    node_ = node.id;
+    unit_.clear();
+    node_begin_ = last_shown_ = unit_begin_ = Clock::now();
+    if (terminal_) {
+        fmt::print(stderr, "\r\033[K{} …", label());
+        std::fflush(stderr);
+        line_open_ = true;
+    }
+}
+
+void Console::update(double done, double total, std::string_view unit) {
+    if (unit != unit_) {
+        unit_ = unit;
+        unit_begin_ = Clock::now();
+    }
+    // A terminal is refreshed five times a second, a pipe gets a line every ten seconds.
+    if (since(node_begin_) < 2 || since(last_shown_) < (terminal_ ? 0.2 : 10.0)) return;
+    last_shown_ = Clock::now();
+    const double elapsed = since(unit_begin_), rate = elapsed > 0 ? done / elapsed : 0;
+    const bool bytes = unit == "bytes";
+    const double scale = bytes ? 1e-6 : 1;
+    std::string text = fmt::format("{} {:.0f}/{:.0f} {}, {:.3g} {}/s", label(), done * scale, total * scale,
+                                   bytes ? "MB" : unit, rate * scale, bytes ? "MB" : unit);
+    if (total > done && rate > 0) text += ", " + duration((total - done) / rate) + " left";
+    if (!terminal_) {
+        fmt::print(stderr, "{}\n", text);
+    } else {
+        constexpr int kBar = 20;
+        const int filled = total > 0 ? static_cast<int>(kBar * std::min(1.0, done / total)) : 0;
+        std::string bar;
+        for (int i = 0; i < kBar; ++i) bar += i < filled ? "█" : "░";
+        winsize size{};
+        const size_t columns = ::ioctl(STDERR_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 0 ? size.ws_col : 80;
+        if (text.size() + kBar + 2 < columns) text = bar + " " + text;
+        fmt::print(stderr, "\r\033[K{}", text.substr(0, std::max<size_t>(columns, 20) + bar.size()));
+        line_open_ = true;
+    }
+    std::fflush(stderr);
+}
+
+void Console::clear() {
+    if (line_open_) fmt::print(stderr, "\r\033[K");
+    line_open_ = false;
+    std::fflush(stderr);
+}
+
+void Console::note(const GraphNode& node, std::string_view line) {
+    clear();
+    fmt::print(stderr, "[{}/{}] {}: {}\n", index_ + 1, nodes_, node.id, line);
+}
+
+void Console::node_finished(size_t, const GraphNode&, bool cached, double seconds, std::string_view headline) {
+    clear();
+    fmt::print(stderr, "{}: {}{}\n", label(), cached ? "cached" : fmt::format("{:.1f} s", seconds),
+               headline.empty() ? "" : fmt::format(", {}", headline));
+}
+
+}  // namespace biophony::app

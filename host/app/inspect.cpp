@@ -1,0 +1,107 @@
+#include <fmt/format.h>
+
+#include "app/command.hpp"
+#include "base/nearest.hpp"
+#include "base/schema.hpp"
+#include "tasks/node_types.hpp"
+
+namespace biophony::app {
+
+namespace {
+
+void print_parameters(const Json& schema, int indent) {
+    if (!schema.contains("properties")) return;
+    const Json required = schema.value("required", Json::array());
+    for (const auto& [name, property] : schema["properties"].items()) {
+        std::string line = fmt::format("{:{}}{}: {}", "", indent, name, expected_by(property));
+        if (property.contains("x-unit")) line += " " + property["x-unit"].get<std::string>();
+        if (property.contains("default") && !property.contains("properties"))
+            line += fmt::format(", default {}", property["default"].dump());
+        else if (std::find(required.begin(), required.end(), name) != required.end())
+            line += ", required";
+        fmt::print("{}\n", line);
+        if (property.contains("description"))
+            fmt::print("{:{}}    {}\n", "", indent, property["description"].get<std::string>());
+        if (property.contains("x-source"))
+            fmt::print("{:{}}    source: {}\n", "", indent, property["x-source"].get<std::string>());
+        print_parameters(property, indent + 4);
+    }
+}
+
+void print_item(const ItemInfo& item) {
+    fmt::print("{} {}\n", item.name(), item.version);
+    if (!item.title.empty()) fmt::print("  {}\n", item.title);
+    if (!item.summary.empty()) fmt::print("  {}\n", item.summary);
+    fmt::print("  interface  {} (tier {})\n", item.interface_id, item.tier);
+    if (!item.licence.empty()) fmt::print("  licence    {}\n", item.licence);
+    for (const Json& citation : item.raw.value("citations", Json::array()))
+        fmt::print("  cite       {}\n", citation.is_string() ? citation.get<std::string>() : citation.dump());
+    fmt::print("  library    {}\n  build      {}\n", item.library.string(), item.build.substr(0, 16));
+    fmt::print("  parameters\n");
+    print_parameters(item.parameters, 4);
+    if (const NodeType* type = node_types().find(item.kind);
+        type != nullptr && !type->parameters.value("properties", Json::object()).empty()) {
+        fmt::print("  and of every {} node\n", item.kind);
+        print_parameters(type->parameters, 4);
+    }
+}
+
+void print_node_type(const NodeType& type) {
+    fmt::print("{}: {}\n", type.name, type.summary);
+    for (const PortSpec& port : type.inputs)
+        fmt::print("  in   {}: {}{}{}{}\n", port.name, fmt::join(port.types, " or "), port.many ? ", one or more" : "",
+                   port.required ? "" : ", optional", port.summary.empty() ? "" : "; " + port.summary);
+    fmt::print("  out  {}\n", type.output);
+    print_parameters(type.parameters, 2);
+}
+
+}  // namespace
+
+int inspect_command(const std::vector<std::string>& arguments) {
+    options::options_description described;
+    add_plugin_options(described);
+    described.add_options()("_what", options::value<std::string>()->required(), "");
+    options::positional_options_description positional;
+    positional.add("_what", 1);
+    options::variables_map values;
+    if (!parse(arguments, "inspect ID|FILE [--plugin-path DIR]…",
+               "Shows an item by its name (dataset:table), a node type (fine-tune), or what a library file holds and "
+               "whether it can be used.",
+               described, positional, values))
+        return 0;
+    const std::string what = values["_what"].as<std::string>();
+    if (what.find('/') != std::string::npos || what.ends_with(".so")) {
+        const PluginFile file = Registry::look_at(fs::absolute(what));
+        fmt::print("{}: {}{}\n", file.path.string(), to_string(file.state),
+                   file.reason.empty() ? "" : ": " + file.reason);
+        if (!file.sha256.empty()) fmt::print("  sha256     {}\n", file.sha256);
+        for (const ItemInfo& item : file.items) {
+            fmt::print("\n");
+            print_item(item);
+        }
+        return file.state == PluginState::kOk ? 0 : static_cast<int>(Code::kPlugin);
+    }
+    if (const NodeType* type = node_types().find(what)) {
+        print_node_type(*type);
+        return 0;
+    }
+    const Registry registry = make_registry(values);
+    std::string name = what;
+    if (what.find(':') == std::string::npos) {
+        // A bare id is enough where it is the only one.
+        std::vector<std::string> names;
+        for (const ItemInfo* item : registry.items())
+            if (item->id == what) names.push_back(item->name());
+        if (names.size() == 1) name = names[0];
+        if (names.empty()) {
+            for (const ItemInfo* item : registry.items()) names.push_back(item->name());
+            for (const NodeType& type : node_types().all()) names.push_back(type.name);
+            throw Error(Code::kPlugin,
+                        fmt::format("there is no item or node type '{}'{}", what, did_you_mean(what, names)));
+        }
+    }
+    print_item(registry.require(name));
+    return 0;
+}
+
+}  // namespace biophony::app

@@ -1,0 +1,127 @@
+// biophony: the thin main. Finds the command, turns errors into exit statuses.
+#include <fmt/format.h>
+#include <signal.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <cstdlib>
+#include <thread>
+
+#include "app/command.hpp"
+#include "base/nearest.hpp"
+#include "plugins/call.hpp"
+#include "tasks/torch_runtime.hpp"
+
+namespace biophony::app {
+
+Cancel cancel;
+
+namespace {
+
+const Command kCommands[] = {
+    {"run", "run a pipeline", run_command},
+    {"check", "check a pipeline, all problems at once, without reading audio", check_command},
+    {"plan", "say what a run would do with each node, and why", plan_command},
+    {"plugins", "list the plugins that are found, and those refused with the reason", plugins_command},
+    {"inspect", "show an item (dataset:table) or a library file: parameters, versions, where it is", inspect_command},
+    {"probe", "load one library and print what it says",
+     [](const std::vector<std::string>& arguments) { return probe_main(arguments.at(0)); }, true},
+};
+
+void print_help() {
+    fmt::print(
+        "Usage: biophony COMMAND [options]\n\nComposes separately fine-tuned bioacoustic encoders into one "
+        "classifier.\n\nCommands:\n");
+    for (const Command& command : kCommands)
+        if (!command.hidden) fmt::print("  {:<9} {}\n", command.name, command.summary);
+    fmt::print(
+        "\nbiophony COMMAND --help tells a command's options. biophony --version tells versions.\n\nExit status: 0 ok, "
+        "1 run failed, "
+        "2 invalid pipeline or usage, 3 plugin missing or refused,\n4 cancelled, 5 internal error or a plugin crashed, "
+        "6 finished with skipped files\n");
+}
+
+extern "C" void on_signal(int number) {
+    // A second Ctrl-C doesn't wait.
+    if (cancel.requested()) {
+        ::signal(number, SIG_DFL);
+        ::raise(number);
+    }
+    cancel.request();
+}
+
+/// OpenMP and MKL read their settings when their library is loaded, which is before main. So a command that will run
+/// torch nodes starts the program once more with them set. Waiting threads must not spin: two pools on few cores
+/// would eat each other.
+void set_thread_environment(const std::vector<std::string>& command_line) {
+    if (std::getenv("BIOPHONY_STARTED") != nullptr) {
+        ::unsetenv("BIOPHONY_STARTED");
+        return;
+    }
+    ::setenv("OMP_WAIT_POLICY", "PASSIVE", 0);
+    ::setenv("OMP_DYNAMIC", "FALSE", 0);
+    ::setenv("MKL_DYNAMIC", "FALSE", 0);
+    ::setenv("KMP_BLOCKTIME", "0", 0);
+    ::setenv("BIOPHONY_STARTED", "1", 1);
+    std::vector<char*> arguments;
+    for (const std::string& argument : command_line) arguments.push_back(const_cast<char*>(argument.c_str()));
+    arguments.push_back(nullptr);
+    ::execv("/proc/self/exe", arguments.data());
+    ::unsetenv("BIOPHONY_STARTED");  // it goes on without; only slower
+}
+
+int dispatch(const std::vector<std::string>& command_line) {
+    if (command_line.size() < 2 || command_line[1] == "--help" || command_line[1] == "-h" ||
+        command_line[1] == "help") {
+        print_help();
+        return command_line.size() < 2 ? static_cast<int>(Code::kInvalid) : 0;
+    }
+    if (command_line[1] == "--version") {
+        fmt::print("biophony {} (LibTorch {}, {})\n", BPH_VERSION, libtorch_version(), cpu_class());
+        return 0;
+    }
+    std::vector<std::string> names;
+    for (const Command& command : kCommands) {
+        if (command_line[1] == command.name) {
+            if (command_line[1] == "run") set_thread_environment(command_line);
+            if (command_line[1] == "probe" && command_line.size() != 3)
+                throw Error(Code::kInvalid, "Usage: biophony probe FILE");
+            return command.run({command_line.begin() + 2, command_line.end()});
+        }
+        if (!command.hidden) names.emplace_back(command.name);
+    }
+    throw Error(Code::kInvalid,
+                fmt::format("unknown command '{}'{}", command_line[1], did_you_mean(command_line[1], names)));
+}
+
+}  // namespace
+}  // namespace biophony::app
+
+int main(int argc, char** argv) {
+    using namespace biophony;
+    install_crash_handler();
+    ::signal(SIGPIPE, SIG_IGN);
+    struct sigaction action {};
+    action.sa_handler = app::on_signal;
+    ::sigaction(SIGINT, &action, nullptr);
+    ::sigaction(SIGTERM, &action, nullptr);
+    set_torch_hooks({.open_torch = [] { torch_runtime(); },
+                     .abi_mismatch = [](std::string_view section) { return torch_runtime().abi_mismatch(section); }});
+    int status = 0;
+    try {
+        status = app::dispatch({argv, argv + argc});
+    } catch (const Error& error) {
+        std::fflush(stdout);
+        fmt::print(stderr, "biophony: {}\n", error.what());
+        status = static_cast<int>(error.code());
+    } catch (const std::exception& error) {
+        std::fflush(stdout);
+        fmt::print(stderr, "biophony: internal error: {}\n", error.what());
+        status = static_cast<int>(Code::kInternal);
+    }
+    std::fflush(stdout);
+    std::fflush(stderr);
+    // Plugins and LibTorch are never unloaded, so no destructor of theirs may run: everything is flushed, leave.
+    std::_Exit(status);
+}

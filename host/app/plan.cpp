@@ -1,0 +1,43 @@
+#include <fmt/format.h>
+
+#include "app/command.hpp"
+#include "app/console.hpp"
+
+namespace biophony::app {
+
+int plan_command(const std::vector<std::string>& arguments) {
+    options::options_description described;
+    add_pipeline_options(described);
+    add_run_options(described);
+    add_plugin_options(described);
+    options::positional_options_description positional;
+    positional.add("_file", 1);
+    options::variables_map values;
+    if (!parse(arguments, "plan FILE [options]",
+               "Says for each node whether its result is there or would be made, and why. Data sets are looked at; "
+               "nothing else runs.",
+               described, positional, values))
+        return 0;
+    int status = 0;
+    const Registry registry = make_registry(values);
+    const Graph graph = load_pipeline(values, registry, status);
+    if (status != 0) return status;
+    Console console;
+    const std::vector<PlannedNode> plan = plan_graph(graph, registry, run_options(values, {}), console);
+    console.clear();
+    size_t width = 4, to_run = 0;
+    for (const PlannedNode& planned : plan) width = std::max(width, planned.node->id.size());
+    for (const PlannedNode& planned : plan) {
+        const char* state = planned.state == PlannedNode::State::kCached  ? "cached"
+                            : planned.state == PlannedNode::State::kLooks ? "looks"
+                                                                          : "run";
+        to_run += planned.state == PlannedNode::State::kRun ? 1 : 0;
+        fmt::print("{:<7} {:<{}}  {:<12} {}{}\n", state, planned.node->id, width,
+                   planned.node->item == nullptr ? planned.node->type->name : planned.node->item->name(),
+                   planned.reason, planned.node->implied ? " (implied by the table)" : "");
+    }
+    fmt::print("{} of {} nodes to run\n", to_run, plan.size());
+    return 0;
+}
+
+}  // namespace biophony::app

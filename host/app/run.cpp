@@ -1,0 +1,51 @@
+#include <fmt/format.h>
+
+#include "app/command.hpp"
+#include "app/console.hpp"
+#include "base/files.hpp"
+
+namespace biophony::app {
+
+int run_command(const std::vector<std::string>& arguments) {
+    options::options_description described;
+    add_pipeline_options(described);
+    add_run_options(described);
+    add_plugin_options(described);
+    options::positional_options_description positional;
+    positional.add("_file", 1);
+    options::variables_map values;
+    if (!parse(arguments, "run FILE [options]",
+               "Runs a pipeline: every node whose result isn't there yet. Kill it at any time; the next run goes on.",
+               described, positional, values))
+        return 0;
+    int status = 0;
+    const Registry registry = make_registry(values);
+    const Graph graph = load_pipeline(values, registry, status);
+    if (status != 0) return status;
+    std::vector<std::string> command_line = {"run"};
+    command_line.insert(command_line.end(), arguments.begin(), arguments.end());
+    const RunOptions run = run_options(values, command_line);
+    Console console;
+    RunResult result;
+    try {
+        result = run_graph(graph, registry, run, console);
+    } catch (...) {
+        console.clear();
+        throw;
+    }
+    console.clear();
+    for (const fs::path& report : result.reports)
+        if (fs::exists(report / "table.txt")) fmt::print("\n{}", read_file(report / "table.txt"));
+    constexpr size_t kShown = 10;
+    for (size_t i = 0; i < std::min(kShown, result.skipped.size()); ++i)
+        fmt::print(stderr, "skipped {}: {}\n", result.skipped[i].file, result.skipped[i].reason);
+    if (result.skipped.size() > kShown) fmt::print(stderr, "… and {} more\n", result.skipped.size() - kShown);
+    if (!result.skipped.empty())
+        fmt::print(stderr, "{} files were left out; all reasons are in {}\n", result.skipped.size(),
+                   (run.out / "skipped.csv").string());
+    fmt::print("\n{} nodes: {} made, {} cached, {:.1f} s; everything is in {}\n", graph.nodes.size(), result.made,
+               result.cached, result.seconds, run.out.string());
+    return result.skipped.empty() ? 0 : kSkippedFilesStatus;
+}
+
+}  // namespace biophony::app

@@ -1,0 +1,39 @@
+// Encoders of plugins as the host uses them: made, loaded from and saved to safetensors files.
+#pragma once
+
+#include <filesystem>
+#include <map>
+#include <memory>
+#include <string>
+
+#include "base/json.hpp"
+#include "biophony/torch/encoder.hpp"
+#include "plugins/registry.hpp"
+#include "weights/task_vector.hpp"
+
+namespace biophony {
+
+using torch_tier::Encoder;
+using torch_tier::EncoderInfo;
+
+struct LoadedEncoder {
+    std::shared_ptr<Encoder> module;
+    EncoderCard card;
+};
+
+/// An encoder with random weights from `seed`. `params` fit the item's schema. Throws Error.
+LoadedEncoder make_encoder(const ItemInfo& item, const Json& params, uint64_t seed);
+
+/// An encoder with the weights of a public or own checkpoint (safetensors). Its own configuration, in the metadata
+/// "biophony.config" or "cfg", is laid over `params`. Every parameter must be there with its shape, and every tensor
+/// must be known to the encoder; throws Error(kRunFailed) that lists what is missing or too much.
+LoadedEncoder load_checkpoint(const ItemInfo& item, const Json& params, const std::filesystem::path& file);
+
+/// An encoder file that this host wrote.
+LoadedEncoder load_encoder(const std::filesystem::path& file, const Registry& registry);
+
+/// Writes parameters and buffers with the card; bytes depend on nothing else.
+void save_encoder(const LoadedEncoder& encoder, const std::filesystem::path& file,
+                  const std::map<std::string, std::string>& metadata = {});
+
+}  // namespace biophony

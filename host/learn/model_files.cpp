@@ -1,0 +1,74 @@
+#include "learn/model_files.hpp"
+
+#include <ATen/ops/empty.h>
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <set>
+
+#include "base/files.hpp"
+#include "weights/safetensors.hpp"
+
+namespace biophony {
+
+void HeadFile::save(const std::filesystem::path& file) const {
+    const bool wide = weight.scalar_type() == at::kDouble;
+    const DType dtype = wide ? DType::kF64 : DType::kF32;
+    SafetensorsWriter writer(file, {{"weight", dtype, weight.sizes().vec()}, {"bias", dtype, bias.sizes().vec()}},
+                             {{"biophony.format", "head/0"},
+                              {"biophony.head", canonical({{"kind", kind}, {"labels", labels}, {"groups", groups}})}});
+    for (const auto& [name, tensor] : {std::pair("weight", weight.contiguous()), std::pair("bias", bias.contiguous())})
+        writer.write(name, 0, {static_cast<const std::byte*>(tensor.data_ptr()), tensor.nbytes()});
+    writer.finish();
+}
+
+HeadFile HeadFile::load(const std::filesystem::path& file) {
+    const SafetensorsFile source = SafetensorsFile::open(file);
+    HeadFile out;
+    const Json card = Json::parse(source.metadata("biophony.head"), nullptr, false);
+    if (!card.is_object())
+        throw Error(Code::kRunFailed, "is no head file: it lacks the metadata 'biophony.head'",
+                    {.file = file.string()});
+    out.kind = card.at("kind");
+    out.labels = card.at("labels").get<std::vector<std::string>>();
+    out.groups = card.at("groups").get<std::vector<std::string>>();
+    auto tensor = [&](const char* name) {
+        const TensorInfo& info = source.require(name);
+        at::Tensor values = at::empty(info.shape, info.dtype == DType::kF64 ? at::kDouble : at::kFloat);
+        source.read(info, 0, {static_cast<std::byte*>(values.data_ptr()), values.nbytes()});
+        return values;
+    };
+    out.weight = tensor("weight");
+    out.bias = tensor("bias");
+    return out;
+}
+
+std::vector<ClipSet> load_sets(const std::vector<InputArtefact>& data) {
+    std::vector<ClipSet> sets;
+    std::set<std::string> groups;
+    for (const InputArtefact& artefact : data) {
+        sets.push_back(ClipSet::load(artefact.folder));
+        if (!groups.insert(sets.back().group).second)
+            throw Error(Code::kRunFailed,
+                        fmt::format("two data sets are called '{}' (the second is {}); give one a \"group_name\"",
+                                    sets.back().group, artefact.node));
+    }
+    return sets;
+}
+
+std::vector<std::string> trained_labels(const std::vector<ClipSet>& sets) {
+    std::set<std::string> labels;
+    for (const ClipSet& set : sets)
+        for (const Clip& clip : set.clips)
+            if (clip.split == Split::kTrain) labels.insert(clip.label);
+    return {labels.begin(), labels.end()};
+}
+
+void hand_on_encoder(const InputArtefact& from, const std::filesystem::path& out) {
+    const fs::path source = from.folder / "encoder.safetensors", target = out / "encoder.safetensors";
+    std::error_code problem;
+    fs::create_hard_link(source, target, problem);
+    if (problem) fs::copy_file(source, target);
+}
+
+}  // namespace biophony

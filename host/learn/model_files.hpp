@@ -1,0 +1,37 @@
+// Heads on disk, and the sets that a torch node works on.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <filesystem>
+#include <string>
+#include <vector>
+
+#include "base/json.hpp"
+#include "pipeline/node_type.hpp"
+#include "tasks/clips.hpp"
+
+namespace biophony {
+
+/// head.safetensors: "weight" (C, D) and "bias" (C), float64 or float32; metadata "biophony.head": JSON with "kind",
+/// "labels" and "groups".
+struct HeadFile {
+    at::Tensor weight, bias;
+    std::string kind;                 ///< "own" (trained with the encoder), "ridge"
+    std::vector<std::string> labels;  ///< class index → label
+    std::vector<std::string> groups;  ///< whose clips it has seen
+
+    void save(const std::filesystem::path& file) const;
+    static HeadFile load(const std::filesystem::path& file);
+};
+
+/// All clip sets of a port, in order. Throws Error(kRunFailed) where two have the same group name.
+std::vector<ClipSet> load_sets(const std::vector<InputArtefact>& data);
+
+/// Labels that have a train clip, over all sets: sorted, unique.
+std::vector<std::string> trained_labels(const std::vector<ClipSet>& sets);
+
+/// Makes `out/encoder.safetensors` from an input's, without copying where the file system allows.
+void hand_on_encoder(const InputArtefact& from, const std::filesystem::path& out);
+
+}  // namespace biophony

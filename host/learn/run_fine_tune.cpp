@@ -1,0 +1,64 @@
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "learn/encoder.hpp"
+#include "learn/model_files.hpp"
+#include "learn/runtime.hpp"
+#include "learn/trainer.hpp"
+
+namespace biophony {
+
+namespace {
+
+std::vector<int64_t> classes_of(const WindowFeatures& windows, const std::vector<std::string>& labels) {
+    std::vector<int64_t> out;
+    for (size_t i = 0; i < windows.windows().size(); ++i) {
+        const auto at = std::lower_bound(labels.begin(), labels.end(), windows.clip(i).label);
+        out.push_back(at != labels.end() && *at == windows.clip(i).label ? at - labels.begin() : -1);
+    }
+    return out;
+}
+
+}  // namespace
+
+void run_fine_tune(TaskContext& context) {
+    const Recipe recipe = recipe_from(context.params);
+    const std::vector<ClipSet> sets = load_sets(context.input_list("data"));
+    const std::vector<std::string> labels = trained_labels(sets);
+    if (labels.size() < 2)
+        throw Error(Code::kRunFailed,
+                    fmt::format("found {} labels with train clips, expected at least 2", labels.size()));
+    LoadedEncoder encoder = load_encoder(context.input("encoder").folder / "encoder.safetensors", *context.registry);
+    WindowFeatures windows(sets, Split::kTrain, *context.registry, *encoder.module, *context.progress, *context.cancel);
+    WindowFeatures valid(sets, Split::kValid, *context.registry, *encoder.module, *context.progress, *context.cancel);
+    const TrainedHead trained = train(*encoder.module, windows, classes_of(windows, labels), valid,
+                                      classes_of(valid, labels), static_cast<int64_t>(labels.size()), recipe,
+                                      context.seed, *context.progress, *context.cancel, context.log);
+
+    std::vector<std::string> groups;
+    Json group_list = Json::array();
+    for (const ClipSet& set : sets) {
+        groups.push_back(set.group);
+        size_t train_clips = 0;
+        for (const Clip& clip : set.clips) train_clips += clip.split == Split::kTrain ? 1 : 0;
+        group_list.push_back({{"name", set.group}, {"labels", set.labels()}, {"train_clips", train_clips}});
+    }
+    const Json recipe_card = recipe.card();
+    save_encoder(encoder, context.out / "encoder.safetensors", {{"biophony.recipe", canonical(recipe_card)}});
+    HeadFile{trained.head.weight, trained.head.bias, "own", labels, groups}.save(context.out / "head.safetensors");
+    write_json(context.out / "training.json", {{"format", "biophony-training/0"},
+                                               {"recipe", recipe_card},
+                                               {"labels", labels},
+                                               {"groups", group_list},
+                                               {"seed", context.seed},
+                                               {"train_windows", windows.windows().size()},
+                                               {"history", trained.history}});
+    context.headline = fmt::format("{} labels, {} windows × {} epochs, {:.0f} windows/s", labels.size(),
+                                   windows.windows().size(), recipe.epochs, trained.windows_per_second);
+    if (!trained.history.empty() && trained.history.back().contains("valid_accuracy"))
+        context.headline +=
+            fmt::format(", valid accuracy {:.3f}", trained.history.back()["valid_accuracy"].get<double>());
+}
+
+}  // namespace biophony

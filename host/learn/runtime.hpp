@@ -1,0 +1,13 @@
+// The work of the torch nodes; the torch library's table points here. Each sets LibTorch up as the context says.
+#pragma once
+
+#include "pipeline/node_type.hpp"
+
+namespace biophony {
+
+void run_encoder(TaskContext& context);
+void run_fine_tune(TaskContext& context);
+void run_head(TaskContext& context);
+void run_evaluate(TaskContext& context);
+
+}  // namespace biophony

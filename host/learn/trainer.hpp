@@ -1,0 +1,41 @@
+// Plain fine-tuning: mean-pooled frames, one linear layer, cross-entropy.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <functional>
+#include <string_view>
+#include <vector>
+
+#include "base/progress.hpp"
+#include "learn/recipe.hpp"
+#include "learn/windows.hpp"
+
+namespace biophony {
+
+/// A linear classifier on pooled features.
+struct LinearHead {
+    at::Tensor weight;  ///< (C, D) float32
+    at::Tensor bias;    ///< (C) float32
+};
+
+/// Mean over the frames of windows: (B, T, D) → (B, D).
+at::Tensor pooled(Encoder& encoder, const at::Tensor& features);
+
+/// Pooled features (W, D) float32 of all windows, without gradient, the encoder in evaluation mode.
+at::Tensor embed(Encoder& encoder, WindowFeatures& windows, size_t batch, Progress& progress, const Cancel& cancel);
+
+struct TrainedHead {
+    LinearHead head;
+    Json history;  ///< one entry per epoch: epoch, train_loss, valid_loss, valid_accuracy, rate
+    double windows_per_second = 0;
+};
+
+/// Trains `encoder` in place. `labels[i]` is the class of train window i, `valid_labels` likewise (−1 = not a class of
+/// this model, left out). Deterministic in seed and LibTorch's thread count. Throws Error(kRunFailed) when the loss is
+/// no longer finite.
+TrainedHead train(Encoder& encoder, WindowFeatures& windows, const std::vector<int64_t>& labels, WindowFeatures& valid,
+                  const std::vector<int64_t>& valid_labels, int64_t classes, const Recipe& recipe, uint64_t seed,
+                  Progress& progress, const Cancel& cancel, const std::function<void(std::string_view)>& log);
+
+}  // namespace biophony

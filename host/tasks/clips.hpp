@@ -1,0 +1,65 @@
+// Data sets as nodes hand them on: clips with one label each, in splits that share no recording.
+#pragma once
+
+#include <filesystem>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "audio/dataset.hpp"
+#include "base/json.hpp"
+#include "pipeline/node_type.hpp"
+
+namespace biophony {
+
+enum class Split { kTrain, kValid, kTest };
+std::string_view to_string(Split split);
+/// Throws Error(kRunFailed) for another word.
+Split split_from(std::string_view text);
+
+/// A stretch of a recording with its label.
+struct Clip {
+    size_t recording = 0;  ///< index into ClipSet::recordings
+    double start_s = 0, end_s = 0;
+    std::string label;
+    Split split = Split::kTrain;
+    double seconds() const { return end_s - start_s; }
+};
+
+struct ClipRecording {
+    std::string id;       ///< as the data set names it; the same wherever the files lie
+    std::string unit;     ///< what may not be torn apart by a split: the group key "recording", else id
+    std::string content;  ///< SHA-256 of the file, or of what the samples are made from
+    size_t index = 0;     ///< place in the plugin's description
+    Recording source;     ///< where it lies on this machine
+};
+
+/// The result of a data-set node. dataset.json holds what doesn't depend on where files lie, and is what counts for
+/// other nodes' keys; locations.local.json says where they are.
+struct ClipSet {
+    std::string group;  ///< the node's axis value, else its name: "amphibian"
+    std::string item;   ///< "dataset:table"
+    Json params;        ///< of the item
+    std::vector<ClipRecording> recordings;
+    std::vector<Clip> clips;
+    std::vector<std::string> labels() const;  ///< sorted, unique
+
+    void save(const std::filesystem::path& folder, const std::vector<SkippedFile>& skipped) const;
+    static ClipSet load(const std::filesystem::path& folder);
+};
+
+/// Reads the sound of a set's clips. Not thread-safe.
+class ClipReader {
+public:
+    /// `set` must outlive the reader. Opens the plugin where it serves samples itself.
+    ClipReader(const ClipSet& set, const Registry& registry);
+    ~ClipReader();
+    /// Mono samples of the whole clip at `rate` Hz.
+    std::vector<float> read(const Clip& clip, double rate);
+
+private:
+    const ClipSet& set_;
+    std::unique_ptr<DatasetSource> source_;
+};
+
+}  // namespace biophony

@@ -1,0 +1,284 @@
+// A data-set node: what the plugin describes → recordings that decode, clips with one label, splits without leaks.
+#include <sys/stat.h>
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <map>
+#include <set>
+
+#include "audio/decode.hpp"
+#include "base/files.hpp"
+#include "base/sha256.hpp"
+#include "node_sources.hpp"
+#include "tasks/clips.hpp"
+#include "tasks/node_types.hpp"
+
+namespace biophony {
+
+namespace {
+
+/// What is known of audio files by path, size, time and inode, so that each is read once, not once a run.
+class Inventory {
+public:
+    explicit Inventory(std::string_view key) : path_(cache_folder() / "inventory" / (std::string(key) + ".json")) {
+        try {
+            if (fs::exists(path_)) known_ = read_json(path_);
+        } catch (const Error&) {
+            known_ = Json::object();  // a spoiled cache is an empty one
+        }
+        if (!known_.is_object()) known_ = Json::object();
+    }
+
+    struct Entry {
+        std::string sha256, problem;
+        double seconds = 0, rate = 0;
+        int channels = 0;
+    };
+
+    Entry look(const std::string& file) {
+        struct stat status {};
+        if (::stat(file.c_str(), &status) != 0) return {.problem = "is missing"};
+        const Json stamp = {status.st_size, status.st_mtim.tv_sec, status.st_mtim.tv_nsec, status.st_ino};
+        if (const auto found = known_.find(file);
+            found != known_.end() && found->is_object() && found->value("stamp", Json()) == stamp) {
+            const Json& entry = *found;
+            return {entry.value("sha256", ""), entry.value("problem", ""), entry.value("seconds", 0.0),
+                    entry.value("rate", 0.0), entry.value("channels", 0)};
+        }
+        const AudioCheck check = check_audio(file);
+        Entry entry{.problem = check.problem,
+                    .seconds = check.info.seconds(),
+                    .rate = check.info.sample_rate,
+                    .channels = check.info.channels};
+        if (entry.problem.empty()) entry.sha256 = sha256_file(file);
+        known_[file] = {{"stamp", stamp},           {"sha256", entry.sha256}, {"problem", entry.problem},
+                        {"seconds", entry.seconds}, {"rate", entry.rate},     {"channels", entry.channels}};
+        changed_ = true;
+        return entry;
+    }
+
+    void save() const {
+        if (!changed_) return;
+        try {
+            write_json(path_, known_);
+        } catch (const Error&) {
+            // The cache only saves time; a full disk will be told where it matters.
+        }
+    }
+
+private:
+    fs::path path_;
+    Json known_ = Json::object();
+    bool changed_ = false;
+};
+
+/// "clips[amphibian]" → "amphibian"; "frogs" → "frogs".
+std::string group_of(const std::string& node) {
+    const size_t open = node.find('[');
+    return open == std::string::npos || node.back() != ']' ? node : node.substr(open + 1, node.size() - open - 2);
+}
+
+/// Whole units go to one split. Within each label the units are put in a random but fixed order and dealt out so that
+/// the shares come as near to `fractions` as whole units allow; every label has a training unit, and from two units on
+/// a test unit, from three on a validation unit. A unit with several labels follows its first.
+void split_by_unit(ClipSet& set, const std::array<double, 3>& fractions, uint64_t seed) {
+    std::map<std::string, std::vector<std::string>> units_of;  // label → units
+    std::map<std::string, std::string> label_of;
+    for (const Clip& clip : set.clips) {
+        const std::string& unit = set.recordings[clip.recording].unit;
+        if (label_of.emplace(unit, clip.label).second) units_of[clip.label].push_back(unit);
+    }
+    std::map<std::string, Split> split_of;
+    for (auto& [label, units] : units_of) {
+        std::sort(units.begin(), units.end(), [&](const std::string& a, const std::string& b) {
+            const auto key = [&](const std::string& unit) { return sha256_hex(fmt::format("{}\n{}", seed, unit)); };
+            return std::pair(key(a), a) < std::pair(key(b), b);
+        });
+        const auto n = static_cast<double>(units.size());
+        auto share = [&](double fraction, size_t least) {
+            return fraction <= 0 ? size_t{0} : std::max(least, static_cast<size_t>(n * fraction + 0.5));
+        };
+        const size_t test = units.size() < 2 ? 0 : std::min(share(fractions[2], 1), units.size() - 1);
+        const size_t valid = units.size() < 3 ? 0 : std::min(share(fractions[1], 1), units.size() - 1 - test);
+        for (size_t i = 0; i < units.size(); ++i)
+            split_of[units[i]] = i < test ? Split::kTest : i < test + valid ? Split::kValid : Split::kTrain;
+    }
+    for (Clip& clip : set.clips) clip.split = split_of.at(set.recordings[clip.recording].unit);
+}
+
+void refuse_leaks(const ClipSet& set) {
+    std::map<std::string, Split> first;
+    for (const Clip& clip : set.clips) {
+        const std::string& unit = set.recordings[clip.recording].unit;
+        const auto [found, added] = first.emplace(unit, clip.split);
+        if (!added && found->second != clip.split)
+            throw Error(
+                Code::kRunFailed,
+                fmt::format("the recording '{}' has clips in the splits {} and {}, so a model would be tested on "
+                            "what it was trained on; correct the source's splits, or use \"split\": {{\"by\": "
+                            "\"recording\"}}",
+                            unit, to_string(found->second), to_string(clip.split)));
+    }
+}
+
+void run_dataset(TaskContext& context) {
+    Json params = context.params;
+    const Json split = params.at("split");
+    params.erase("split");
+    const std::string group = params.value("group_name", "");
+    params.erase("group_name");
+
+    CallOptions options{.seed = context.seed,
+                        .threads = context.threads,
+                        .progress = nullptr,
+                        .cancel = context.cancel,
+                        .log = [&](int, std::string_view text) { context.note(text); }};
+    CrashContext crash(context.item->name(), context.node);
+    DatasetSource source(*context.item, params, options);
+    const DatasetSource::Description described = source.describe();
+
+    ClipSet set;
+    set.group = group.empty() ? group_of(context.node) : group;
+    set.item = context.item->name();
+    set.params = params;
+
+    Inventory inventory(sha256_hex(context.item->name() + canonical(params)));
+    std::vector<size_t> place(described.recordings.size(), SIZE_MAX);
+    std::vector<double> seconds(described.recordings.size(), 0);
+    double total_seconds = 0;
+    for (size_t i = 0; i < described.recordings.size(); ++i) {
+        context.cancel->check();
+        Recording recording = described.recordings[i];
+        ClipRecording known{.id = recording.id, .unit = recording.id, .index = i};
+        for (const auto& [key, value] : recording.groups)
+            if (key == "recording" && !value.empty()) known.unit = value;
+        if (recording.uri.empty()) {
+            known.content = sha256_hex(context.item->build + canonical(params) + recording.id);
+        } else {
+            const Inventory::Entry entry = inventory.look(recording.uri);
+            if (entry.problem.empty() && recording.channel >= entry.channels) {
+                context.skipped.push_back({recording.uri, fmt::format("found {} channels, expected channel {}",
+                                                                      entry.channels, recording.channel)});
+                continue;
+            }
+            if (!entry.problem.empty()) {
+                context.skipped.push_back({recording.uri, entry.problem});
+                continue;
+            }
+            known.content = entry.sha256;
+            recording.seconds = entry.seconds;
+            recording.sample_rate = entry.rate;
+        }
+        seconds[i] = recording.seconds;
+        total_seconds += recording.seconds;
+        known.source = std::move(recording);
+        place[i] = set.recordings.size();
+        set.recordings.push_back(std::move(known));
+        context.progress->update(static_cast<double>(i + 1), static_cast<double>(described.recordings.size()),
+                                 "recordings");
+    }
+    inventory.save();
+
+    size_t unlabelled = 0;
+    bool source_has_splits = false;
+    std::vector<bool> has_split;
+    for (const Region& region : described.regions) {
+        const size_t at = place[region.recording];
+        if (at == SIZE_MAX) continue;
+        const Label* label = nullptr;
+        for (const Label& candidate : region.labels)
+            if (candidate.state == BPH_PRESENT && candidate.rank == BPH_PRIMARY) {
+                label = &candidate;
+                break;
+            }
+        if (label == nullptr) {
+            ++unlabelled;
+            continue;
+        }
+        const double end =
+            std::isnan(region.end_s) ? seconds[region.recording] : std::min(region.end_s, seconds[region.recording]);
+        const double start = std::max(0.0, region.start_s);
+        if (!(end > start)) {
+            context.skipped.push_back(
+                {set.recordings[at].id, fmt::format("the clip from {} s to {} s lies outside of the recording's {} s",
+                                                    region.start_s, region.end_s, seconds[region.recording])});
+            continue;
+        }
+        Clip clip{.recording = at, .start_s = start, .end_s = end, .label = label->name};
+        const std::string& word = region.split.empty() ? described.recordings[region.recording].split : region.split;
+        if (!word.empty()) {
+            clip.split = split_from(word);
+            source_has_splits = true;
+        }
+        has_split.push_back(!word.empty());
+        set.clips.push_back(std::move(clip));
+    }
+    if (unlabelled > 0)
+        context.note(fmt::format("{} regions without a present primary label were left out", unlabelled));
+    if (set.clips.empty())
+        throw Error(Code::kRunFailed, fmt::format("no clip can be used: {} recordings described, {} files left out{}",
+                                                  described.recordings.size(), context.skipped.size(),
+                                                  context.skipped.empty() ? ""
+                                                                          : "; the first: " + context.skipped[0].file +
+                                                                                " " + context.skipped[0].reason));
+
+    const std::string by = split.at("by");
+    if (by == "source" || (by == "auto" && source_has_splits)) {
+        if (const auto missing = std::find(has_split.begin(), has_split.end(), false); missing != has_split.end()) {
+            const Clip& clip = set.clips[static_cast<size_t>(missing - has_split.begin())];
+            throw Error(Code::kRunFailed,
+                        fmt::format("the source gives no split for a clip of '{}', expected train, valid or test for "
+                                    "every clip; or use \"split\": {{\"by\": \"recording\"}}",
+                                    set.recordings[clip.recording].id));
+        }
+    } else {
+        std::array<double, 3> fractions{};
+        for (size_t i = 0; i < 3; ++i) fractions[i] = split.at("fractions").at(i);
+        split_by_unit(set, fractions, split.at("seed"));
+    }
+    refuse_leaks(set);
+
+    std::stable_sort(set.clips.begin(), set.clips.end(), [](const Clip& a, const Clip& b) {
+        return std::tie(a.recording, a.start_s, a.end_s) < std::tie(b.recording, b.start_s, b.end_s);
+    });
+    set.save(context.out, context.skipped);
+    std::array<size_t, 3> counts{};
+    for (const Clip& clip : set.clips) ++counts[static_cast<size_t>(clip.split)];
+    context.headline = fmt::format("{} clips ({} train, {} valid, {} test) of {} labels in {} recordings, {:.1f} min",
+                                   set.clips.size(), counts[0], counts[1], counts[2], set.labels().size(),
+                                   set.recordings.size(), total_seconds / 60);
+}
+
+}  // namespace
+
+NodeType dataset_type() {
+    return {
+        .name = "dataset",
+        .summary = "recordings and labels, described by a data-set plugin",
+        .output = std::string(port::kDataset),
+        .parameters = Json::parse(R"({
+            "type": "object",
+            "properties": {
+                "split": {
+                    "type": "object", "default": {},
+                    "description": "how clips come into train, valid and test; whole recordings always stay together",
+                    "properties": {
+                        "by": {"enum": ["auto", "source", "recording"], "default": "auto",
+                               "description": "the source's own split, or one by recording; auto: the source's where it has one"},
+                        "fractions": {"type": "array", "items": {"type": "number", "minimum": 0, "maximum": 1}, "minItems": 3, "maxItems": 3,
+                                      "default": [0.6, 0.2, 0.2], "description": "of train, valid and test, per label"},
+                        "seed": {"type": "integer", "minimum": 0, "default": 0}
+                    }
+                },
+                "group_name": {"type": "string", "default": "",
+                               "description": "the group's name in tables; empty = the node's axis value, else its name"}
+            }
+        })"),
+        .volatile_source = true,
+        .sources = sources::k_dataset,
+        .run = run_dataset,
+    };
+}
+
+}  // namespace biophony

@@ -1,0 +1,20 @@
+// All node types of this host.
+#pragma once
+
+#include "pipeline/node_type.hpp"
+
+namespace biophony {
+
+NodeType dataset_type();
+NodeType encoder_type();
+NodeType fine_tune_type();
+NodeType task_vector_type();
+NodeType compose_type();
+NodeType head_type();
+NodeType evaluate_type();
+NodeType table_type();
+
+/// The registry that checker and runner use; built once.
+const NodeTypes& node_types();
+
+}  // namespace biophony

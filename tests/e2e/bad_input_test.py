@@ -1,0 +1,318 @@
+"""What users get wrong: one clear message, the designed exit status, nothing half-written, the host alive."""
+
+import csv
+import json
+import os
+import shutil
+import signal
+import subprocess
+import time
+import unittest
+
+from support import BUILD, PROGRAM, TINY, Folder, tiny_pipeline, write_wav
+
+
+class BadPipelines(unittest.TestCase):
+    def setUp(self):
+        self.folder = Folder()
+
+    def tearDown(self):
+        self.folder.__exit__()
+
+    def refused(self, content, status, *words, command="check", more=()):
+        self.folder.write("p.json", content)
+        for verb in {command, "run"}:
+            result = self.folder.run(verb, "p.json", *more, *(["--out", "run"] if verb == "run" else []))
+            self.assertEqual(result.returncode, status, result.stderr)
+            for word in words:
+                self.assertIn(word, result.stderr)
+            self.assertNotIn("terminate", result.stderr)
+        self.assertFalse((self.folder.path / "run").exists(), "a run directory was begun")
+        self.assertFalse((self.folder.path / "store").exists(), "a store was begun")
+        return result
+
+    def test_no_file(self):
+        result = self.folder.run("check", "none.json")
+        self.assertEqual(result.returncode, 2)
+        self.assertIn("none.json", result.stderr)
+
+    def test_not_json(self):
+        self.refused('{"biophony": 1,', 2, "p.json:1:", "not JSON")
+
+    def test_unknown_plugin(self):
+        pipeline = tiny_pipeline()
+        pipeline["nodes"]["base"]["use"] = "encoder:beat"
+        self.refused(pipeline, 3, "no encoder 'beat'; did you mean 'beats'", "/nodes/base/use")
+
+    def test_unknown_merger(self):
+        pipeline = tiny_pipeline()
+        pipeline["nodes"]["merged"]["with"]["stages"][0]["use"] = "merger:avrage"
+        self.refused(pipeline, 3, "no merger 'avrage'; did you mean 'average'")
+
+    def test_misspelt_parameter(self):
+        pipeline = tiny_pipeline()
+        pipeline["nodes"]["joint"]["with"]["epohcs"] = 3
+        self.refused(pipeline, 2, "epohcs", "did you mean 'epochs'")
+
+    def test_misspelt_plugin_parameter(self):
+        pipeline = tiny_pipeline()
+        pipeline["nodes"]["base"]["with"] = {"encoder_layer": 3}
+        self.refused(pipeline, 2, "encoder_layer", "encoder_layers")
+
+    def test_misspelt_stage_parameter(self):
+        pipeline = tiny_pipeline()
+        pipeline["nodes"]["one"]["with"]["stages"][0]["with"] = {"lambda": 1}
+        self.refused(pipeline, 2, "unknown parameter 'lambda'")
+
+    def test_duplicate_node(self):
+        self.refused('{"biophony": 1, "nodes": {"a": {"use": "encoder:beats"}, "a": {"use": "encoder:beats"}}}', 2, "stands twice", "p.json:1:")
+
+    def test_cycle(self):
+        pipeline = tiny_pipeline()
+        pipeline["nodes"]["merged"]["in"]["base"] = "merged2"
+        pipeline["nodes"]["merged2"] = {"use": "compose", "in": {"base": "merged", "vectors": ["vector[*]"]}, "with": {"stages": [{"use": "merger:average"}]}}
+        self.refused(pipeline, 2, "wait for each other", "'merged' uses 'merged2' uses 'merged'")
+
+    def test_all_problems_at_once(self):
+        pipeline = tiny_pipeline()
+        pipeline["nodes"]["joint"]["with"]["epohcs"] = 3
+        pipeline["nodes"]["table"]["in"]["score"] = ["score"]
+        pipeline["nodes"]["model"]["in"]["encoder"] = "clips[frog]"
+        result = self.refused(pipeline, 2, "epohcs", "'score'", "clips[frog]")
+        self.assertGreaterEqual(len(result.stderr.splitlines()), 4)
+
+    def test_missing_checkpoint(self):
+        pipeline = tiny_pipeline()
+        pipeline["nodes"]["base"]["with"] = {"checkpoint": "weights/none.safetensors"}
+        self.refused(pipeline, 2, "none.safetensors", "not found")
+
+    def test_unknown_option_and_command(self):
+        for arguments, words in ((["rnu"], "'run'"), (["check", "p.json", "--sett", "x=1"], "--set"), (["check"], "missing")):
+            result = self.folder.run(*arguments)
+            self.assertEqual(result.returncode, 2, result.stderr)
+            self.assertIn(words, result.stderr)
+
+    def test_override_of_nothing(self):
+        self.folder.write("p.json", tiny_pipeline())
+        result = self.folder.run("check", "p.json", "--set", "params.sead=1")
+        self.assertEqual(result.returncode, 2)
+        self.assertIn("seed", result.stderr)
+
+
+class BadData(unittest.TestCase):
+    """A table of recordings, some of which can't be used."""
+
+    def setUp(self):
+        self.folder = Folder()
+        rows = []
+        for species, pitch in (("low", 300), ("high", 2500)):
+            for i in range(5):
+                path = self.folder.path / "sounds" / f"{species}{i}.wav"
+                write_wav(path, 1.0, pitch=pitch + 20 * i)
+                rows.append({"path": f"sounds/{species}{i}.wav", "label": species, "start_s": 0, "end_s": 1, "recording_id": f"{species}{i}"})
+        self.rows = rows
+        pipeline = tiny_pipeline()
+        pipeline["axes"] = {}
+        pipeline["nodes"] = {
+            "base": pipeline["nodes"]["base"],
+            "clips": {"use": "dataset:table", "with": {"file": "clips.csv"}},
+            "model": {"use": "head", "in": {"encoder": "base", "data": "clips"}},
+            "score": {"use": "evaluate", "in": {"model": "model", "data": "clips"}},
+        }
+        self.pipeline = pipeline
+        self.folder.write("p.json", pipeline)
+
+    def tearDown(self):
+        self.folder.__exit__()
+
+    def table(self, rows=None, columns=None):
+        rows = self.rows if rows is None else rows
+        with open(self.folder.path / "clips.csv", "w", newline="") as out:
+            writer = csv.DictWriter(out, columns or list(rows[0]))
+            writer.writeheader()
+            writer.writerows(rows)
+
+    def run_it(self):
+        return self.folder.run("run", "p.json", "--out", "run", "--threads", "1")
+
+    def assert_nothing_half_written(self):
+        store = self.folder.path / "store"
+        self.assertEqual(list((store / "tmp").iterdir()) if store.exists() else [], [])
+        for result in (store / "objects").glob("*/*") if store.exists() else []:
+            record = json.loads((result / "result.json").read_text())
+            for file in record["files"]:
+                self.assertEqual((result / file["name"]).stat().st_size, file["bytes"])
+
+    def test_all_good(self):
+        self.table()
+        result = self.run_it()
+        self.assertEqual(result.returncode, 0, result.stderr)
+
+    def skipped(self, name, *words):
+        self.table()
+        result = self.run_it()
+        self.assertEqual(result.returncode, 6, result.stderr)
+        with open(self.folder.path / "run" / "skipped.csv", newline="") as rows:
+            skipped = list(csv.DictReader(rows))
+        self.assertEqual(len(skipped), 1)
+        self.assertIn(name, skipped[0]["file"])
+        for word in words:
+            self.assertIn(word, skipped[0]["reason"])
+            self.assertIn(word, result.stderr)
+        self.assert_nothing_half_written()
+
+    def test_missing_file(self):
+        (self.folder.path / "sounds/low0.wav").unlink()
+        self.skipped("low0.wav", "missing")
+
+    def test_text_named_wav(self):
+        (self.folder.path / "sounds/low0.wav").write_text("these are not the sounds you are looking for\n" * 20)
+        self.skipped("low0.wav", "text")
+
+    def test_truncated_flac(self):
+        # Made by cutting a whole one; the program that builds the tests' fixtures writes it.
+        flac = BUILD / "tests" / "fixtures" / "tone.flac"
+        if not flac.exists():
+            self.skipTest("no FLAC fixture was built")
+        data = flac.read_bytes()
+        (self.folder.path / "sounds/low0.flac").write_bytes(data[: len(data) // 2])
+        self.rows[0]["path"] = "sounds/low0.flac"
+        self.skipped("low0.flac", "truncated")
+
+    def test_nothing_usable(self):
+        shutil.rmtree(self.folder.path / "sounds")
+        self.table()
+        result = self.run_it()
+        self.assertEqual(result.returncode, 1)
+        self.assertIn("node clips", result.stderr)
+        self.assertIn("missing", result.stderr)
+        self.assert_nothing_half_written()
+
+    def test_absent_label_column(self):
+        self.pipeline["nodes"]["clips"]["with"]["columns"] = {"label": "specis"}
+        self.folder.write("p.json", self.pipeline)
+        for row in self.rows:
+            row["species"] = row.pop("label")
+        self.table()
+        result = self.run_it()
+        self.assertIn(result.returncode, (1, 2))
+        self.assertIn("specis", result.stderr)
+        self.assertIn("species", result.stderr)
+        self.assert_nothing_half_written()
+
+    def test_missing_table(self):
+        result = self.run_it()
+        self.assertEqual(result.returncode, 2)
+        self.assertIn("clips.csv", result.stderr)
+
+    def test_a_leaking_split(self):
+        for i, row in enumerate(self.rows):
+            row["split"] = ("train", "test")[i % 2]
+            row["recording_id"] = "one tape"
+        self.table()
+        result = self.run_it()
+        self.assertEqual(result.returncode, 1)
+        self.assertIn("one tape", result.stderr)
+        self.assertIn("splits", result.stderr)
+
+    def test_full_disk(self):
+        """A file-size limit stops writes part-way, as a full disk does."""
+        self.table()
+        limited = subprocess.run(
+            ["bash", "-c", 'ulimit -f 40; trap "" XFSZ; exec "$@"', "-", str(PROGRAM), "run", "p.json", "--out", "run", "--threads", "1"],
+            cwd=self.folder.path, env=self.folder.environment, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+        self.assertEqual(limited.returncode, 1, limited.stderr)
+        self.assertIn("can't", limited.stderr)
+        self.assert_nothing_half_written()
+        result = self.run_it()
+        self.assertEqual(result.returncode, 0, result.stderr)
+
+    def test_changed_result_is_noticed(self):
+        self.table()
+        self.assertEqual(self.run_it().returncode, 0)
+        encoder = next((self.folder.path / "store/objects").glob("*/*/encoder.safetensors"))
+        record = json.loads((encoder.parent / "result.json").read_text())
+        os.chmod(encoder, 0o644)
+        data = bytearray(encoder.read_bytes())
+        data[-5] ^= 1
+        encoder.write_bytes(data)
+        result = self.folder.run("run", "p.json", "--out", "run2", "--threads", "1", "--set", "model.strength=0.5", "--set", "score.batch=3")
+        self.assertEqual(result.returncode, 1, record["node"])
+        self.assertIn("was changed since it was made", result.stderr)
+
+
+class BadPlugins(unittest.TestCase):
+    """The zoo of broken libraries, as the program shows it."""
+
+    def setUp(self):
+        self.zoo = BUILD / "tests" / "zoo" / "animals"
+        if not self.zoo.exists():
+            self.skipTest("the zoo was not built")
+        self.folder = Folder()
+
+    def tearDown(self):
+        if hasattr(self, "folder"):
+            self.folder.__exit__()
+
+    def test_the_zoo_is_refused_with_reasons_and_the_rest_works(self):
+        result = self.folder.run("plugins", "--plugin-path", self.zoo)
+        self.assertEqual(result.returncode, 0, result.stderr)
+        self.assertIn("merger:average", result.stdout)
+        refused = [line for line in result.stdout.splitlines() if line.startswith("refused")]
+        self.assertGreaterEqual(len(refused), 8, result.stdout)
+        self.assertTrue(any("SIGABRT" in line for line in refused), result.stdout)
+        for line in refused:
+            self.assertRegex(line, r"refused \S+: .+: .+")
+
+    def test_a_crash_ends_the_run_and_names_plugin_and_node(self):
+        self.folder.write("p.json", {
+            "biophony": 1,
+            "nodes": {
+                "base": {"use": "encoder:beats", "with": TINY},
+                "clips": {"use": "dataset:zoo-crashes"},
+                "model": {"use": "head", "in": {"encoder": "base", "data": "clips"}},
+            },
+        })
+        result = self.folder.run("run", "p.json", "--out", "run", "--plugin-path", self.zoo, timeout=120)
+        self.assertEqual(result.returncode, 5, result.stderr)
+        for word in ("dataset:zoo-crashes", "clips", "crashed"):
+            self.assertIn(word, result.stderr)
+        # What was finished before is intact.
+        self.assertEqual(len(list((self.folder.path / "store/objects").glob("*/*/encoder.safetensors"))), 1)
+
+    def test_inspect_says_why(self):
+        for library in sorted(self.zoo.glob("*.so")):
+            result = self.folder.run("inspect", library)
+            self.assertIn(result.returncode, (0, 3), f"{library}: {result.stderr}")
+
+
+class Stopped(unittest.TestCase):
+    def test_ctrl_c_ends_cleanly_and_the_next_run_goes_on(self):
+        with Folder() as folder:
+            pipeline = tiny_pipeline()
+            pipeline["nodes"]["joint"]["with"]["epochs"] = 2000
+            folder.write("p.json", pipeline)
+            process = subprocess.Popen(
+                [str(PROGRAM), "run", "p.json", "--out", "run", "--threads", "1"], cwd=folder.path, env=folder.environment,
+                stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+            log = folder.path / "run" / "log.jsonl"
+            deadline = time.monotonic() + 60
+            while time.monotonic() < deadline and not (log.exists() and '"joint"' in log.read_text()):
+                time.sleep(0.05)
+            process.send_signal(signal.SIGINT)
+            _, errors = process.communicate(timeout=30)
+            self.assertEqual(process.returncode, 4, errors)
+            self.assertIn("cancelled", errors)
+            manifest = json.loads((folder.path / "run" / "manifest.json").read_text())
+            self.assertEqual(manifest["state"], "cancelled")
+            self.assertEqual(list((folder.path / "store" / "tmp").iterdir()), [])
+            pipeline["nodes"]["joint"]["with"]["epochs"] = 1
+            folder.write("p.json", pipeline)
+            again = folder.run("run", "p.json", "--out", "run", "--threads", "1")
+            self.assertEqual(again.returncode, 0, again.stderr)
+            states = {node["id"]: node["state"] for node in json.loads((folder.path / "run" / "manifest.json").read_text())["nodes"]}
+            self.assertEqual(states["expert[frog]"], "cached")
+
+
+if __name__ == "__main__":
+    unittest.main()

@@ -1,0 +1,135 @@
+"""The main job once, through the program: from a JSON file to the table; then again, for nothing."""
+
+import json
+import struct
+import unittest
+
+from support import Folder, tiny_pipeline
+
+
+def tensors(path):
+    data = path.read_bytes()
+    (length,) = struct.unpack("<Q", data[:8])
+    header = json.loads(data[8 : 8 + length])
+    metadata = header.pop("__metadata__", {})
+    return metadata, {name: (info, data[8 + length + info["data_offsets"][0] : 8 + length + info["data_offsets"][1]]) for name, info in header.items()}
+
+
+class Walk(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        cls.folder = Folder()
+        cls.folder.write("p.json", tiny_pipeline())
+        cls.first = cls.folder.run("run", "p.json", "--out", "run", "--threads", "1")
+
+    @classmethod
+    def tearDownClass(cls):
+        cls.folder.__exit__()
+
+    def nodes(self):
+        return self.folder.path / "run" / "nodes"
+
+    def test_it_ran_and_printed_the_table(self):
+        self.assertEqual(self.first.returncode, 0, self.first.stderr)
+        for word in ("joint", "specialists", "average", "base", "gap", "frog", "cricket"):
+            self.assertIn(word, self.first.stdout)
+
+    def test_the_table_has_its_rows(self):
+        table = json.loads((self.nodes() / "table" / "table.json").read_text())
+        rows = {(row["model"], row["head"]) for row in table["rows"]}
+        self.assertEqual(rows, {("joint", "own"), ("joint", "ridge"), ("specialists", "own"), ("average", "ridge"), ("base", "ridge")})
+        by_name = {(row["model"], row["head"]): row for row in table["rows"]}
+        self.assertIsNone(by_name[("specialists", "own")]["union_accuracy"])
+        self.assertIsNotNone(by_name[("average", "ridge")]["gap_union"])
+        self.assertIsNone(by_name[("joint", "ridge")]["gap_union"])
+
+    def test_average_equals_task_arithmetic_at_one(self):
+        (average_meta, average), (one_meta, one) = (tensors(self.nodes() / name / "encoder.safetensors") for name in ("merged", "one"))
+        self.assertEqual(average.keys(), one.keys())
+        for name in average:
+            self.assertEqual(average[name][1], one[name][1], name)
+
+    def test_base_plus_vector_is_the_specialist(self):
+        for taxon in ("frog", "cricket"):
+            _, base = tensors(self.nodes() / "base" / "encoder.safetensors")
+            _, vector = tensors(self.nodes() / f"vector[{taxon}]" / "task_vector.safetensors")
+            _, expert = tensors(self.nodes() / f"expert[{taxon}]" / "encoder.safetensors")
+            moved = 0
+            for name, (info, data) in vector.items():
+                count = len(data) // 4
+                values = [struct.unpack(f"<{count}f", bytes_) for bytes_ in (base[name][1], data, expert[name][1])]
+                for b, d, e in zip(*values):
+                    moved += d != 0
+                    found = struct.unpack("<f", struct.pack("<f", b + d))[0]
+                    largest = max(abs(b), abs(e))
+                    mantissa = abs(struct.unpack("<i", struct.pack("<f", largest))[0])
+                    ulp = struct.unpack("<f", struct.pack("<i", mantissa + 1))[0] - largest
+                    self.assertLessEqual(abs(found - e), ulp, name)
+            self.assertGreater(moved, 1000)
+
+    def test_the_vector_explains_itself(self):
+        metadata, _ = tensors(self.nodes() / "vector[frog]" / "task_vector.safetensors")
+        self.assertEqual(metadata["biophony.encoder"], "encoder:beats")
+        self.assertEqual(json.loads(metadata["biophony.config"])["encoder_embed_dim"], 32)
+        self.assertEqual(len(json.loads(metadata["biophony.recipe"])["hash"]), 64)
+        self.assertEqual(len(json.loads(metadata["biophony.labels"])), 2)
+        self.assertTrue(all(len(value) == 64 for value in json.loads(metadata["biophony.base"])["tensors"].values()))
+
+    def test_the_run_directory_explains_itself(self):
+        run = self.folder.path / "run"
+        manifest = json.loads((run / "manifest.json").read_text())
+        self.assertEqual(manifest["state"], "finished")
+        self.assertEqual({node["state"] for node in manifest["nodes"]}, {"made"})
+        self.assertTrue(all(len(node["key"]) == 64 for node in manifest["nodes"]))
+        self.assertEqual(set(json.loads((run / "lock.json").read_text())["plugins"]),
+                         {"encoder:beats", "dataset:synthetic", "merger:average", "merger:task-arithmetic"})
+        self.assertIn("score,all,union_accuracy,", (run / "metrics.csv").read_text())
+        events = [json.loads(line)["event"] for line in (run / "log.jsonl").read_text().splitlines()]
+        self.assertEqual(events.count("finished"), len(manifest["nodes"]))
+
+    def test_again_does_nothing(self):
+        before = self.folder.results("run")
+        again = self.folder.run("run", "p.json", "--out", "second", "--threads", "1")
+        self.assertEqual(again.returncode, 0, again.stderr)
+        # Data sets look at their files each time; nothing else is made.
+        self.assertIn("2 made", again.stdout)
+        self.assertEqual(before, self.folder.results("second"))
+        plan = self.folder.run("plan", "p.json", "--threads", "1")
+        self.assertIn("0 of", plan.stdout)
+
+    def test_the_effective_pipeline_runs_by_itself(self):
+        again = self.folder.run("run", "run/pipeline.effective.json", "--out", "again", "--threads", "1")
+        self.assertEqual(again.returncode, 0, again.stderr)
+        self.assertIn("2 made", again.stdout)
+        self.assertEqual(self.folder.results("run"), self.folder.results("again"))
+
+    def test_from_nothing_gives_the_same_bytes(self):
+        with Folder() as other:
+            other.write("elsewhere/q.json", tiny_pipeline())
+            fresh = other.run("run", "elsewhere/q.json", "--out", "run", "--threads", "1")
+            self.assertEqual(fresh.returncode, 0, fresh.stderr)
+            self.assertEqual(self.folder.results("run"), other.results("run"))
+
+    def test_splits_keep_recordings_together(self):
+        for taxon in ("frog", "cricket"):
+            data = json.loads((self.nodes() / f"clips[{taxon}]" / "dataset.json").read_text())
+            units, labels = {}, {}
+            for clip in data["clips"]:
+                units.setdefault(data["recordings"][clip["recording"]]["unit"], set()).add(clip["split"])
+                labels.setdefault(clip["label"], set()).add(clip["split"])
+            self.assertTrue(all(len(splits) == 1 for splits in units.values()))
+            self.assertTrue(all(splits == {"train", "valid", "test"} for splits in labels.values()))
+
+    def test_another_parameter_remakes_what_depends_on_it(self):
+        plan = self.folder.run("plan", "p.json", "--threads", "1", "--set", "model.strength=0.1")
+        self.assertEqual(plan.returncode, 0, plan.stderr)
+        state = {line.split()[1]: line.split()[0] for line in plan.stdout.splitlines() if len(line.split()) > 2}
+        self.assertEqual(state["merged"], "cached")
+        self.assertEqual(state["expert[frog]"], "cached")
+        self.assertEqual(state["model"], "run")
+        self.assertEqual(state["score"], "run")
+        self.assertEqual(state["table"], "run")
+
+
+if __name__ == "__main__":
+    unittest.main()
