@@ -127,7 +127,7 @@ public:
                 digests.back().push_back(done_[source]->result.digest);
             }
         }
-        return node_key(graph_, graph_.nodes[i], digests, options_, record);
+        return node_key(graph_, graph_.nodes[i], digests, registry_, options_, record);
     }
 
     /// Takes the result from the store, if it is there.
@@ -208,50 +208,62 @@ std::string first_line(std::string_view text) {
     return std::string(text.substr(0, text.find('\n')));
 }
 
-Json lock_of(const Graph& graph) {
-    Json plugins = Json::object();
-    auto add = [&](const ItemInfo& item) {
-        plugins[item.name()] = {{"version", item.version},
-                                {"build", item.build},
-                                {"interface", item.interface_id},
-                                {"library", item.library.filename().string()},
-                                {"sha256", sha256_file(item.library)}};
-    };
-    for (const GraphNode& node : graph.nodes)
-        if (node.item != nullptr && !plugins.contains(node.item->name())) add(*node.item);
-    return plugins;
-}
-
-/// Mergers are named inside parameters; everything that looks like an item's name and is one counts.
-void lock_named_items(const Json& value, const Registry& registry, Json& plugins) {
+/// The items that parameters name: every text that is an item's name.
+void add_named_items(const Json& value, const Registry& registry, std::map<std::string, const ItemInfo*>& items) {
     if (value.is_string()) {
         const std::string text = value;
         const size_t colon = text.find(':');
-        if (colon == std::string::npos || plugins.contains(text)) return;
-        if (const ItemInfo* item = registry.find(text.substr(0, colon), text.substr(colon + 1)))
-            plugins[text] = {{"version", item->version},
-                             {"build", item->build},
-                             {"interface", item->interface_id},
-                             {"library", item->library.filename().string()},
-                             {"sha256", sha256_file(item->library)}};
+        if (colon == std::string::npos) return;
+        if (const ItemInfo* item = registry.find(text.substr(0, colon), text.substr(colon + 1))) items[text] = item;
     } else if (value.is_structured()) {
-        for (const Json& inner : value) lock_named_items(inner, registry, plugins);
+        for (const Json& inner : value) add_named_items(inner, registry, items);
     }
+}
+
+void add_encoders_upstream(const Graph& graph, const GraphNode& node, std::set<size_t>& seen,
+                           std::map<std::string, const ItemInfo*>& items) {
+    if (node.item != nullptr && node.item->kind == "encoder") items[node.item->name()] = node.item;
+    for (const auto& [port, sources] : node.inputs)
+        for (const size_t source : sources)
+            if (seen.insert(source).second) add_encoders_upstream(graph, graph.nodes[source], seen, items);
+}
+
+/// The plugins whose code a node's result depends on.
+std::map<std::string, const ItemInfo*> items_of(const Graph& graph, const GraphNode& node, const Registry& registry) {
+    std::map<std::string, const ItemInfo*> items;
+    if (node.item != nullptr) items[node.item->name()] = node.item;
+    add_named_items(node.params, registry, items);
+    std::set<size_t> seen;
+    if (node.type->torch) add_encoders_upstream(graph, node, seen, items);
+    return items;
+}
+
+Json lock_of(const Graph& graph, const Registry& registry) {
+    Json plugins = Json::object();
+    for (const GraphNode& node : graph.nodes)
+        for (const auto& [name, item] : items_of(graph, node, registry))
+            if (!plugins.contains(name))
+                plugins[name] = {{"version", item->version},
+                                 {"build", item->build},
+                                 {"interface", item->interface_id},
+                                 {"library", item->library.filename().string()},
+                                 {"sha256", sha256_file(item->library)}};
+    return plugins;
 }
 
 }  // namespace
 
 std::string node_key(const Graph& graph, const GraphNode& node,
-                     const std::vector<std::vector<std::string>>& input_digests, const RunOptions& options,
-                     Json& record) {
-    (void)graph;
+                     const std::vector<std::vector<std::string>>& input_digests, const Registry& registry,
+                     const RunOptions& options, Json& record) {
     Json inputs = Json::object();
     size_t at = 0;
     for (const auto& [port, sources] : node.inputs) inputs[port] = input_digests.at(at++);
     record = {{"format", "biophony-key/0"},     {"type", node.type->name}, {"sources", node.type->sources},
               {"params", params_for_key(node)}, {"seed", node.seed},       {"inputs", inputs}};
     if (node.type->named) record["node"] = node.id;
-    if (node.item != nullptr) record["item"] = {{"name", node.item->name()}, {"build", node.item->build}};
+    record["plugins"] = Json::object();
+    for (const auto& [name, item] : items_of(graph, node, registry)) record["plugins"][name] = item->build;
     if (node.type->torch)
         record["torch"] = {{"libtorch", options.host.libtorch},
                            {"device", "cpu"},
@@ -316,8 +328,7 @@ RunResult run_graph(const Graph& graph, const Registry& registry, const RunOptio
     const fs::path out = fs::canonical(options.out);
     Runner runner(graph, registry, options, observer);
     write_json(out / "pipeline.effective.json", graph.effective);
-    Json plugins = lock_of(graph);
-    for (const GraphNode& node : graph.nodes) lock_named_items(node.params, registry, plugins);
+    const Json plugins = lock_of(graph, registry);
     write_json(out / "lock.json", {{"format", "biophony-lock/0"},
                                    {"biophony", options.host.version},
                                    {"libtorch", options.host.libtorch},

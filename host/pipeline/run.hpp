@@ -58,10 +58,12 @@ struct PlannedNode {
 };
 
 /// The key of a node, given its inputs' digests in the order of `node.inputs`: SHA-256 of a typed record, which is
-/// returned in `record`.
+/// returned in `record`. The record has the build identity of every plugin whose code takes part: the node's own item,
+/// items that its parameters name (merge stages), and for torch nodes the encoders upstream, whose forward pass they
+/// run.
 std::string node_key(const Graph& graph, const GraphNode& node,
-                     const std::vector<std::vector<std::string>>& input_digests, const RunOptions& options,
-                     Json& record);
+                     const std::vector<std::vector<std::string>>& input_digests, const Registry& registry,
+                     const RunOptions& options, Json& record);
 
 /// Runs every node that has no result yet, in order; every sink runs. Writes the run directory, also when a node
 /// fails: then with what was finished, and the error is thrown again afterwards, with the node's name.

@@ -2,7 +2,7 @@
 # with HOST (the folder host/) and OUTPUT. A node type not named here doesn't compile.
 set(decode audio base)
 set(weights weights base)
-set(learning learn audio weights base)
+set(learning learn linalg audio weights base)
 
 set(node_types dataset encoder fine_tune task_vector compose head evaluate table)
 set(dataset     ${decode} tasks/dataset.cpp tasks/clips.cpp tasks/clips.hpp)

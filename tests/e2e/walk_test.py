@@ -87,6 +87,16 @@ class Walk(unittest.TestCase):
         events = [json.loads(line)["event"] for line in (run / "log.jsonl").read_text().splitlines()]
         self.assertEqual(events.count("finished"), len(manifest["nodes"]))
 
+    def test_keys_know_the_plugins_whose_code_takes_part(self):
+        plugins = {}
+        for record in (self.folder.path / "store" / "objects").glob("*/*/result.json"):
+            content = json.loads(record.read_text())
+            plugins[content["node"]] = set(content["record"]["plugins"])
+        self.assertEqual(plugins["merged"], {"merger:average"})
+        self.assertEqual(plugins["expert[frog]"], {"encoder:beats"})
+        self.assertEqual(plugins["score"], {"encoder:beats"})
+        self.assertEqual(plugins["table"], set())
+
     def test_again_does_nothing(self):
         before = self.folder.results("run")
         again = self.folder.run("run", "p.json", "--out", "second", "--threads", "1")
