@@ -134,6 +134,10 @@ RunOptions run_options(const options::variables_map& values, const std::vector<s
     run.use_cache = values.count("no-cache") == 0;
     run.host = {
         .version = BPH_VERSION, .libtorch = std::string(libtorch_version()), .cpu_class = std::string(cpu_class())};
+    // Settings by which users hold LibTorch and its libraries to other instructions change results, so they count.
+    for (const char* name :
+         {"ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA", "MKL_CBWR", "MKL_ENABLE_INSTRUCTIONS"})
+        if (const char* value = std::getenv(name)) run.host.cpu_class += fmt::format(" {}={}", name, value);
     run.cancel = &cancel;
     run.command_line = command_line;
     return run;

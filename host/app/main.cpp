@@ -60,8 +60,8 @@ void set_thread_environment(const std::vector<std::string>& command_line) {
         return;
     }
     ::setenv("OMP_WAIT_POLICY", "PASSIVE", 0);
-    ::setenv("OMP_DYNAMIC", "FALSE", 0);
-    ::setenv("MKL_DYNAMIC", "FALSE", 0);
+    ::setenv("OMP_DYNAMIC", "FALSE", 1);  // these two would change results
+    ::setenv("MKL_DYNAMIC", "FALSE", 1);
     ::setenv("KMP_BLOCKTIME", "0", 0);
     ::setenv("BIOPHONY_STARTED", "1", 1);
     std::vector<char*> arguments;

@@ -4,7 +4,9 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <map>
 #include <set>
+#include <tuple>
 
 #include "base/files.hpp"
 #include "weights/safetensors.hpp"
@@ -46,12 +48,26 @@ HeadFile HeadFile::load(const std::filesystem::path& file) {
 std::vector<ClipSet> load_sets(const std::vector<InputArtefact>& data) {
     std::vector<ClipSet> sets;
     std::set<std::string> groups;
+    std::map<std::string, std::tuple<Split, std::string, std::string>> heard;  // content → split, node, recording
     for (const InputArtefact& artefact : data) {
         sets.push_back(ClipSet::load(artefact.folder));
         if (!groups.insert(sets.back().group).second)
             throw Error(Code::kRunFailed,
                         fmt::format("two data sets are called '{}' (the second is {}); give one a \"group_name\"",
                                     sets.back().group, artefact.node));
+        for (const Clip& clip : sets.back().clips) {
+            const ClipRecording& recording = sets.back().recordings[clip.recording];
+            const auto [found, added] =
+                heard.emplace(recording.content, std::tuple(clip.split, artefact.node, recording.id));
+            const auto& [split, node, id] = found->second;
+            if (!added && split != clip.split)
+                throw Error(
+                    Code::kRunFailed,
+                    fmt::format("one recording is in the split {} of {} ('{}') and in the split {} of {} ('{}'), so a "
+                                "model would be "
+                                "tested on what it was trained on; give both data sets the source's own splits",
+                                to_string(split), node, id, to_string(clip.split), artefact.node, recording.id));
+        }
     }
     return sets;
 }

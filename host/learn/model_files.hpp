@@ -17,7 +17,7 @@ namespace biophony {
 /// "labels" and "groups".
 struct HeadFile {
     at::Tensor weight, bias;
-    std::string kind;                 ///< "own" (trained with the encoder), "ridge"
+    std::string kind;  ///< "own" (trained with the encoder), "ridge", "ridge, strength 0.1": what tables call it
     std::vector<std::string> labels;  ///< class index → label
     std::vector<std::string> groups;  ///< whose clips it has seen
 
@@ -25,7 +25,8 @@ struct HeadFile {
     static HeadFile load(const std::filesystem::path& file);
 };
 
-/// All clip sets of a port, in order. Throws Error(kRunFailed) where two have the same group name.
+/// All clip sets of a port, in order. Throws Error(kRunFailed) where two have the same group name,
+/// or where a recording, known by its content, is in different splits of two sets.
 std::vector<ClipSet> load_sets(const std::vector<InputArtefact>& data);
 
 /// Labels that have a train clip, over all sets: sorted, unique.

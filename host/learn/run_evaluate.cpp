@@ -11,6 +11,7 @@
 #include "learn/runtime.hpp"
 #include "learn/trainer.hpp"
 #include "measure/predictions.hpp"
+#include "plugins/call.hpp"
 
 namespace biophony {
 
@@ -34,6 +35,7 @@ void run_evaluate(TaskContext& context) {
     const auto folder = context.input("model").folder;
     const HeadFile head = HeadFile::load(folder / "head.safetensors");
     LoadedEncoder encoder = load_encoder(folder / "encoder.safetensors", *context.registry);
+    const CrashContext crash(encoder.card.encoder, context.node);
     const auto begin = std::chrono::steady_clock::now();
 
     WindowFeatures windows(sets, split, *context.registry, *encoder.module, *context.progress, *context.cancel);

@@ -6,6 +6,7 @@
 #include "learn/model_files.hpp"
 #include "learn/runtime.hpp"
 #include "learn/trainer.hpp"
+#include "plugins/call.hpp"
 
 namespace biophony {
 
@@ -30,6 +31,7 @@ void run_fine_tune(TaskContext& context) {
         throw Error(Code::kRunFailed,
                     fmt::format("found {} labels with train clips, expected at least 2", labels.size()));
     LoadedEncoder encoder = load_encoder(context.input("encoder").folder / "encoder.safetensors", *context.registry);
+    const CrashContext crash(encoder.card.encoder, context.node);
     WindowFeatures windows(sets, Split::kTrain, *context.registry, *encoder.module, *context.progress, *context.cancel);
     WindowFeatures valid(sets, Split::kValid, *context.registry, *encoder.module, *context.progress, *context.cancel);
     const TrainedHead trained = train(*encoder.module, windows, classes_of(windows, labels), valid,

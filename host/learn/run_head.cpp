@@ -10,6 +10,7 @@
 #include "learn/ridge.hpp"
 #include "learn/runtime.hpp"
 #include "learn/trainer.hpp"
+#include "plugins/call.hpp"
 #include "weights/safetensors.hpp"
 
 namespace biophony {
@@ -45,6 +46,7 @@ void run_head(TaskContext& context) {
         throw Error(Code::kRunFailed,
                     fmt::format("found {} labels with train clips, expected at least 2", labels.size()));
     LoadedEncoder encoder = load_encoder(context.input("encoder").folder / "encoder.safetensors", *context.registry);
+    const CrashContext crash(encoder.card.encoder, context.node);
     const int64_t width = encoder.module->info().width;
     const auto begin = std::chrono::steady_clock::now();
 
@@ -74,10 +76,13 @@ void run_head(TaskContext& context) {
     if (model.at_edge)
         context.note(fmt::format("the best ridge strength, {:.3g}, lies at the edge of the grid that was searched",
                                  model.strength));
-    HeadFile{model.weight, model.bias, "ridge", labels, groups}.save(context.out / "head.safetensors");
+    const std::string given = context.params.at("name");
+    const std::string name = !given.empty() ? given : strength ? fmt::format("ridge, strength {}", *strength) : "ridge";
+    HeadFile{model.weight, model.bias, name, labels, groups}.save(context.out / "head.safetensors");
     hand_on_encoder(context.input("encoder"), context.out);
     write_json(context.out / "head.json", {{"format", "biophony-head/0"},
                                            {"kind", "ridge"},
+                                           {"name", name},
                                            {"labels", labels},
                                            {"groups", groups},
                                            {"windows", count},

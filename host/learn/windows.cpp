@@ -56,8 +56,12 @@ at::Tensor WindowFeatures::wave(size_t window) {
     const Window& at = windows_[window];
     const double rate = encoder_.info().sample_rate;
     const auto length = static_cast<size_t>(std::llround(encoder_.info().window_seconds * rate));
-    const std::vector<float> samples = readers_[at.set]->read(sets_[at.set].clips[at.clip], rate);
-    const std::vector<float> filled = window_repeated(samples, at.offset, length);
+    if (at.set != last_set_ || at.clip != last_clip_) {
+        last_ = readers_[at.set]->read(sets_[at.set].clips[at.clip], rate);
+        last_set_ = at.set;
+        last_clip_ = at.clip;
+    }
+    const std::vector<float> filled = window_repeated(last_, at.offset, length);
     at::Tensor out = at::empty({static_cast<int64_t>(length)}, at::kFloat);
     std::memcpy(out.data_ptr<float>(), filled.data(), length * sizeof(float));
     return out;

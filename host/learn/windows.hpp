@@ -41,7 +41,9 @@ private:
     Encoder& encoder_;
     std::vector<std::unique_ptr<ClipReader>> readers_;
     std::vector<Window> windows_;
-    at::Tensor kept_;  ///< (K, …): the first K windows' features
+    size_t last_set_ = SIZE_MAX, last_clip_ = SIZE_MAX;
+    std::vector<float> last_;  ///< samples of the clip that was read last: a long clip has many windows
+    at::Tensor kept_;          ///< (K, …): the first K windows' features
 };
 
 }  // namespace biophony

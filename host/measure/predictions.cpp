@@ -5,17 +5,9 @@
 #include <cmath>
 #include <set>
 
-namespace biophony {
+#include "base/csv.hpp"
 
-std::string csv_field(const std::string& text) {
-    if (text.find_first_of(",\"\r\n") == std::string::npos) return text;
-    std::string out = "\"";
-    for (const char c : text) {
-        if (c == '"') out += '"';
-        out += c;
-    }
-    return out + '"';
-}
+namespace biophony {
 
 std::string Predictions::to_csv() const {
     std::string out = "group,recording,file,start_s,end_s,truth,predicted,predicted_within,score\n";

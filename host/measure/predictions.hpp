@@ -51,7 +51,4 @@ struct Predictions {
 /// "all.within" pools the groups' within predictions.
 Json metrics_of(const Predictions& predictions);
 
-/// A field of a CSV file, quoted where RFC 4180 asks for it.
-std::string csv_field(const std::string& text);
-
 }  // namespace biophony

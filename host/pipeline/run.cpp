@@ -10,6 +10,7 @@
 #include <map>
 #include <set>
 
+#include "base/csv.hpp"
 #include "base/schema.hpp"
 #include "base/sha256.hpp"
 #include "plugins/call.hpp"
@@ -71,32 +72,35 @@ void expose(const StoredResult& result, const fs::path& target) {
     }
 }
 
-std::string csv(const std::string& text) {
-    if (text.find_first_of(",\"\r\n") == std::string::npos) return text;
-    std::string out = "\"";
-    for (const char c : text) out += c == '"' ? std::string("\"\"") : std::string(1, c);
-    return out + "\"";
-}
-
 /// Rows of metrics.csv: node, group, figure, value.
 void add_metrics(const std::string& node, const Json& metrics, Json& all, std::string& rows) {
     all[node] = metrics;
     auto figures = [&](const std::string& group, const Json& entry) {
         for (const char* scope : {"within", "union"})
             for (const auto& [name, value] : entry.at(scope).items())
-                rows += fmt::format("{},{},{}_{},{}\n", csv(node), csv(group), scope, name,
+                rows += fmt::format("{},{},{}_{},{}\n", csv_field(node), csv_field(group), scope, name,
                                     value.is_null() ? std::string() : value.dump());
-        rows += fmt::format("{},{},clips,{}\n", csv(node), csv(group), entry.at("clips").dump());
+        rows += fmt::format("{},{},clips,{}\n", csv_field(node), csv_field(group), entry.at("clips").dump());
     };
     for (const auto& [group, entry] : metrics.at("groups").items()) figures(group, entry);
     figures("all", metrics.at("all"));
 }
 
-/// A node's folder in the run directory: its id, which may hold any axis value, as one path component.
-std::string folder_name(std::string id) {
-    std::replace(id.begin(), id.end(), '/', '_');
-    return id.starts_with('.') ? "_" + id : id;
+/// A node's folder in the run directory: its id as one path component. Ids may hold any axis value, so what a component
+/// can't hold is written as %XX, and a long one ends in its hash.
+std::string folder_name(const std::string& id) {
+    std::string out;
+    for (const char c : id) {
+        if (c == '/' || c == '%' || (c == '.' && out.empty()))
+            out += fmt::format("%{:02X}", static_cast<unsigned char>(c));
+        else
+            out += c;
+    }
+    constexpr size_t kLongest = 200;
+    return out.size() <= kLongest ? out : out.substr(0, kLongest - 18) + "~" + sha256_hex(id).substr(0, 16);
 }
+
+constexpr const char* kMarker = "biophony-run.txt";
 
 struct Done {
     StoredResult result;
@@ -326,6 +330,16 @@ RunResult run_graph(const Graph& graph, const Registry& registry, const RunOptio
         throw_errno("make the run directory", options.out);
     }
     const fs::path out = fs::canonical(options.out);
+    // Only a folder that a run made, or an empty one, is written to: everything below nodes/ is replaced.
+    if (!fs::is_empty(out) && !fs::exists(out / kMarker))
+        throw Error(
+            Code::kInvalid,
+            fmt::format(
+                "the folder is not empty, and no earlier run made it (it lacks the file '{}'); choose another --out",
+                kMarker),
+            {.file = out.string()});
+    write_file_atomically(out / kMarker,
+                          "A biophony run directory; docs/formats/run-directory.md says what is in it.\n");
     Runner runner(graph, registry, options, observer);
     write_json(out / "pipeline.effective.json", graph.effective);
     const Json plugins = lock_of(graph, registry);
@@ -397,6 +411,7 @@ RunResult run_graph(const Graph& graph, const Registry& registry, const RunOptio
         if (const auto& done = runner.done()[i]) {
             const fs::path target = out / "nodes" / folder_name(node.id);
             folders.insert(folder_name(node.id));
+            if (node.output() == port::kMetrics || node.output() == port::kReport) runner.store().verify(done->result);
             expose(done->result, target);
             entry["state"] = done->cached ? "cached" : "made";
             entry["key"] = done->result.key;
@@ -417,7 +432,8 @@ RunResult run_graph(const Graph& graph, const Registry& registry, const RunOptio
     std::error_code ignored;
     for (const auto& entry : fs::directory_iterator(out / "nodes", ignored))
         if (!folders.contains(entry.path().filename().string())) fs::remove_all(entry.path(), ignored);
-    for (const SkippedFile& file : result.skipped) skipped_rows += csv(file.file) + "," + csv(file.reason) + "\n";
+    for (const SkippedFile& file : result.skipped)
+        skipped_rows += csv_field(file.file) + "," + csv_field(file.reason) + "\n";
     write_json(out / "metrics.json", metrics);
     write_file_atomically(out / "metrics.csv", metrics_rows);
     write_file_atomically(out / "skipped.csv", skipped_rows);

@@ -102,11 +102,13 @@ StoredResult Store::put(const fs::path& temporary, std::string key, const Json& 
     if (::rename(temporary.c_str(), result.folder.c_str()) != 0) {
         if (errno != ENOTEMPTY && errno != EEXIST) throw_errno("rename to", result.folder);
         std::error_code ignored;
-        if (std::optional<StoredResult> there = find(result.key)) {  // another process was faster
+        // Another process was faster: equal keys mean equal bytes. If they aren't, what is there is damaged or of a
+        // build that wasn't deterministic, and what was made now counts.
+        if (std::optional<StoredResult> there = find(result.key);
+            there && there->digest == result.digest && intact(*there)) {
             fs::remove_all(temporary, ignored);
             return *there;
         }
-        // What is there is damaged: out of the way with it, in one step.
         const fs::path aside = root_ / "tmp" / unique_name();
         if (::rename(result.folder.c_str(), aside.c_str()) != 0) throw_errno("move away", result.folder);
         fs::remove_all(aside, ignored);
@@ -114,6 +116,15 @@ StoredResult Store::put(const fs::path& temporary, std::string key, const Json& 
     }
     sync_path(result.folder.parent_path());
     return result;
+}
+
+bool Store::intact(const StoredResult& result) const {
+    try {
+        verify(result);
+        return true;
+    } catch (const Error&) {
+        return false;
+    }
 }
 
 void Store::verify(const StoredResult& result) const {

@@ -42,6 +42,7 @@ public:
     void verify(const StoredResult& result) const;
 
 private:
+    bool intact(const StoredResult& result) const;
     fs::path object(const std::string& key) const;
     fs::path root_;
 };

@@ -8,6 +8,8 @@
 #include <optional>
 #include <set>
 
+#include "base/csv.hpp"
+
 namespace biophony {
 
 namespace {
@@ -234,9 +236,15 @@ Table make_table(std::vector<TableRow> rows, const TableReference& reference, in
         const auto gap = gap_of(*own, scored[best_index], false, resamples, seed);
         system = {{"row", rows[best_index].row}, {"head", rows[best_index].head}, {"gap", gap_json(gap)}};
         table.notes.push_back(
-            fmt::format("system gap, joint with its own head against the best row without pooled clips ({} · {}): {}",
+            fmt::format("system gap, joint with its own head against the row without pooled clips that is best on "
+                        "these clips ({} · {}): {}",
                         rows[best_index].row, rows[best_index].head, gap_text(gap)));
     }
+    for (size_t i = 0; i < rows.size(); ++i)
+        if (scored[i].clips.size() != clips && scored[i].has_union)
+            table.notes.push_back(
+                fmt::format("{} · {} was scored on {} of these clips; its gaps are over the clips that both rows have",
+                            rows[i].row, rows[i].head, scored[i].clips.size()));
     std::map<std::string, int> unseen;
     for (const TableRow& row : rows)
         for (const Predictions& part : row.parts)

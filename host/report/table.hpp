@@ -40,7 +40,8 @@ struct Table {
 
 /// Figures per group (within / union), pooled accuracy, macro-F1, and the gap joint − row with the same head and the
 /// same figure: a paired bootstrap over recordings, stratified by group, 95 %, `resamples` rounds. Rows are sorted:
-/// references first, then by name. Throws Error(kRunFailed) where rows were scored on different clips.
+/// references first, then by name; a note tells where a row was scored on fewer clips. Throws Error(kRunFailed) where a
+/// row has two predictions for one clip.
 Table make_table(std::vector<TableRow> rows, const TableReference& reference, int resamples, uint64_t seed);
 
 }  // namespace biophony

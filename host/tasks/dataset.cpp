@@ -4,6 +4,8 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <array>
+#include <cmath>
 #include <map>
 #include <set>
 
@@ -11,6 +13,7 @@
 #include "base/files.hpp"
 #include "base/sha256.hpp"
 #include "node_sources.hpp"
+#include "pipeline/graph.hpp"
 #include "tasks/clips.hpp"
 #include "tasks/node_types.hpp"
 
@@ -51,7 +54,8 @@ public:
                     .seconds = check.info.seconds(),
                     .rate = check.info.sample_rate,
                     .channels = check.info.channels};
-        if (entry.problem.empty()) entry.sha256 = sha256_file(file);
+        if (!entry.problem.empty()) return entry;  // not remembered: it may be mended, or have been a passing fault
+        entry.sha256 = sha256_file(file);
         known_[file] = {{"stamp", stamp},           {"sha256", entry.sha256}, {"problem", entry.problem},
                         {"seconds", entry.seconds}, {"rate", entry.rate},     {"channels", entry.channels}};
         changed_ = true;
@@ -80,8 +84,9 @@ std::string group_of(const std::string& node) {
 }
 
 /// Whole units go to one split. Within each label the units are put in a random but fixed order and dealt out so that
-/// the shares come as near to `fractions` as whole units allow; every label has a training unit, and from two units on
-/// a test unit, from three on a validation unit. A unit with several labels follows its first.
+/// the shares come as near to `fractions` as whole units allow; every label that is the first of some unit has a
+/// training unit, and from two units on a test unit, from three on a validation unit. A unit with several labels
+/// follows its first.
 void split_by_unit(ClipSet& set, const std::array<double, 3>& fractions, uint64_t seed) {
     std::map<std::string, std::vector<std::string>> units_of;  // label → units
     std::map<std::string, std::string> label_of;
@@ -107,19 +112,82 @@ void split_by_unit(ClipSet& set, const std::array<double, 3>& fractions, uint64_
     for (Clip& clip : set.clips) clip.split = split_of.at(set.recordings[clip.recording].unit);
 }
 
-void refuse_leaks(const ClipSet& set) {
-    std::map<std::string, Split> first;
-    for (const Clip& clip : set.clips) {
-        const std::string& unit = set.recordings[clip.recording].unit;
-        const auto [found, added] = first.emplace(unit, clip.split);
-        if (!added && found->second != clip.split)
-            throw Error(
-                Code::kRunFailed,
-                fmt::format("the recording '{}' has clips in the splits {} and {}, so a model would be tested on "
-                            "what it was trained on; correct the source's splits, or use \"split\": {{\"by\": "
-                            "\"recording\"}}",
-                            unit, to_string(found->second), to_string(clip.split)));
+/// Recordings with the same bytes are one unit, whatever they are called. Returns how many were joined to another.
+size_t join_equal_recordings(ClipSet& set) {
+    std::map<std::string, std::string> unit_of_content, joined;  // joined: unit → the unit that it becomes
+    auto root = [&](std::string unit) {
+        for (auto at = joined.find(unit); at != joined.end(); at = joined.find(unit)) unit = at->second;
+        return unit;
+    };
+    size_t count = 0;
+    for (const ClipRecording& recording : set.recordings) {
+        const auto [first, added] = unit_of_content.emplace(recording.content, recording.unit);
+        const std::string a = root(first->second), b = root(recording.unit);
+        if (added || a == b) continue;
+        joined[b] = a;
+        ++count;
     }
+    for (ClipRecording& recording : set.recordings) recording.unit = root(recording.unit);
+    return count;
+}
+
+void refuse_leaks(const ClipSet& set) {
+    std::map<std::string, const Clip*> first;
+    for (const Clip& clip : set.clips) {
+        const ClipRecording& recording = set.recordings[clip.recording];
+        const auto [found, added] = first.emplace(recording.unit, &clip);
+        if (added || found->second->split == clip.split) continue;
+        const std::string& other = set.recordings[found->second->recording].id;
+        throw Error(
+            Code::kRunFailed,
+            fmt::format(
+                "the recording '{}'{} has clips in the splits {} and {}, so a model would be tested on what it was "
+                "trained on; correct the source's splits, or use \"split\": {{\"by\": \"recording\"}}",
+                recording.unit,
+                other == recording.id
+                    ? std::string()
+                    : fmt::format(" (files '{}' and '{}', told to be one or equal byte for byte)", other, recording.id),
+                to_string(found->second->split), to_string(clip.split)));
+    }
+}
+
+/// One stretch of sound, one label: rows that say the same twice count once, and a stretch with several labels is left
+/// out, as a classifier with one answer can neither learn from it nor be scored on it. `clips` is sorted by place.
+void settle_equal_places(ClipSet& set, TaskContext& context) {
+    std::vector<Clip> kept;
+    size_t repeated = 0;
+    auto same_place = [](const Clip& a, const Clip& b) {
+        return a.recording == b.recording && a.start_s == b.start_s && a.end_s == b.end_s;
+    };
+    for (size_t i = 0; i < set.clips.size();) {
+        size_t end = i + 1;
+        std::set<std::string> labels = {set.clips[i].label};
+        for (; end < set.clips.size() && same_place(set.clips[i], set.clips[end]); ++end)
+            labels.insert(set.clips[end].label);
+        if (labels.size() == 1) {
+            repeated += end - i - 1;
+            kept.push_back(set.clips[i]);
+        } else {
+            context.skipped.push_back({set.recordings[set.clips[i].recording].id,
+                                       fmt::format("the clip from {} s to {} s has several labels ({}), expected one",
+                                                   set.clips[i].start_s, set.clips[i].end_s, fmt::join(labels, ", "))});
+        }
+        i = end;
+    }
+    if (repeated > 0) context.note(fmt::format("{} clips stand twice with the same label; they count once", repeated));
+    set.clips = std::move(kept);
+}
+
+void check_dataset(const GraphNode& node, const Registry&, std::string_view pointer,
+                   std::vector<Diagnostic>& problems) {
+    double sum = 0;
+    const Json& fractions = node.params.at("split").at("fractions");
+    for (const Json& fraction : fractions) sum += fraction.get<double>();
+    if (std::abs(sum - 1) > 1e-6 || fractions.at(0).get<double>() <= 0)
+        problems.push_back({Code::kInvalid,
+                            {.pointer = std::string(pointer) + "/split/fractions"},
+                            fmt::format("found {}, expected three shares that sum to 1, the first (train) above 0",
+                                        fractions.dump())});
 }
 
 void run_dataset(TaskContext& context) {
@@ -129,7 +197,8 @@ void run_dataset(TaskContext& context) {
     const std::string group = params.value("group_name", "");
     params.erase("group_name");
 
-    CallOptions options{.seed = context.seed,
+    // Whatever is random in a data set has a seed among its parameters: readers open it again without this node.
+    CallOptions options{.seed = 0,
                         .threads = context.threads,
                         .progress = nullptr,
                         .cancel = context.cancel,
@@ -143,7 +212,7 @@ void run_dataset(TaskContext& context) {
     set.item = context.item->name();
     set.params = params;
 
-    Inventory inventory(sha256_hex(context.item->name() + canonical(params)));
+    Inventory inventory(sha256_hex(context.item->name() + canonical(params) + sources::k_dataset));
     std::vector<size_t> place(described.recordings.size(), SIZE_MAX);
     std::vector<double> seconds(described.recordings.size(), 0);
     double total_seconds = 0;
@@ -182,7 +251,7 @@ void run_dataset(TaskContext& context) {
 
     size_t unlabelled = 0;
     bool source_has_splits = false;
-    std::vector<bool> has_split;
+    std::string without_split;  // the last recording with a clip that the source gives no split
     for (const Region& region : described.regions) {
         const size_t at = place[region.recording];
         if (at == SIZE_MAX) continue;
@@ -211,7 +280,7 @@ void run_dataset(TaskContext& context) {
             clip.split = split_from(word);
             source_has_splits = true;
         }
-        has_split.push_back(!word.empty());
+        if (word.empty()) without_split = set.recordings[at].id;
         set.clips.push_back(std::move(clip));
     }
     if (unlabelled > 0)
@@ -223,15 +292,22 @@ void run_dataset(TaskContext& context) {
                                                                           : "; the first: " + context.skipped[0].file +
                                                                                 " " + context.skipped[0].reason));
 
+    std::stable_sort(set.clips.begin(), set.clips.end(), [](const Clip& a, const Clip& b) {
+        return std::tie(a.recording, a.start_s, a.end_s) < std::tie(b.recording, b.start_s, b.end_s);
+    });
+    settle_equal_places(set, context);
+    if (set.clips.empty()) throw Error(Code::kRunFailed, "every clip has several labels, expected one each");
+    if (const size_t joined = join_equal_recordings(set); joined > 0)
+        context.note(
+            fmt::format("{} recordings are byte for byte another one; each stays in the other's split", joined));
+
     const std::string by = split.at("by");
     if (by == "source" || (by == "auto" && source_has_splits)) {
-        if (const auto missing = std::find(has_split.begin(), has_split.end(), false); missing != has_split.end()) {
-            const Clip& clip = set.clips[static_cast<size_t>(missing - has_split.begin())];
+        if (!without_split.empty())
             throw Error(Code::kRunFailed,
                         fmt::format("the source gives no split for a clip of '{}', expected train, valid or test for "
                                     "every clip; or use \"split\": {{\"by\": \"recording\"}}",
-                                    set.recordings[clip.recording].id));
-        }
+                                    without_split));
     } else {
         std::array<double, 3> fractions{};
         for (size_t i = 0; i < 3; ++i) fractions[i] = split.at("fractions").at(i);
@@ -239,9 +315,6 @@ void run_dataset(TaskContext& context) {
     }
     refuse_leaks(set);
 
-    std::stable_sort(set.clips.begin(), set.clips.end(), [](const Clip& a, const Clip& b) {
-        return std::tie(a.recording, a.start_s, a.end_s) < std::tie(b.recording, b.start_s, b.end_s);
-    });
     set.save(context.out, context.skipped);
     std::array<size_t, 3> counts{};
     for (const Clip& clip : set.clips) ++counts[static_cast<size_t>(clip.split)];
@@ -278,6 +351,7 @@ NodeType dataset_type() {
         .volatile_source = true,
         .sources = sources::k_dataset,
         .run = run_dataset,
+        .check = check_dataset,
     };
 }
 

@@ -25,6 +25,8 @@ NodeType head_type() {
             "properties": {
                 "kind": {"enum": ["ridge"], "default": "ridge",
                          "description": "ridge: ridge regression on one-hot labels from summed statistics: n, Σx, Σy, XᵀX, XᵀY, YᵀY"},
+                "name": {"type": "string", "default": "",
+                         "description": "what tables call the head; empty = its kind, and its strength where one is given. Heads of different names are not compared"},
                 "strength": {"type": "number", "exclusiveMinimum": 0,
                              "description": "ridge penalty relative to the mean feature variance; without it, chosen by generalised cross-validation"},
                 "batch": {

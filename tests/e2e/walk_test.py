@@ -102,15 +102,15 @@ class Walk(unittest.TestCase):
         again = self.folder.run("run", "p.json", "--out", "second", "--threads", "1")
         self.assertEqual(again.returncode, 0, again.stderr)
         # Data sets look at their files each time; nothing else is made.
-        self.assertIn("2 made", again.stdout)
+        self.assertIn(": 2 made, ", again.stdout)
         self.assertEqual(before, self.folder.results("second"))
         plan = self.folder.run("plan", "p.json", "--threads", "1")
-        self.assertIn("0 of", plan.stdout)
+        self.assertIn("\n0 of ", plan.stdout)
 
     def test_the_effective_pipeline_runs_by_itself(self):
         again = self.folder.run("run", "run/pipeline.effective.json", "--out", "again", "--threads", "1")
         self.assertEqual(again.returncode, 0, again.stderr)
-        self.assertIn("2 made", again.stdout)
+        self.assertIn(": 2 made, ", again.stdout)
         self.assertEqual(self.folder.results("run"), self.folder.results("again"))
 
     def test_from_nothing_gives_the_same_bytes(self):
