@@ -40,7 +40,7 @@ void copy_cut(char (&to)[N], std::string_view from) {
     if (size < from.size())
         while (size > 0 && (static_cast<unsigned char>(from[size]) & 0xc0) == 0x80) --size;
     std::memset(to, 0, N);
-    std::memcpy(to, from.data(), size);
+    if (size > 0) std::memcpy(to, from.data(), size);  // an empty text may have no address
 }
 
 /// A stack that overflowed can't run its own handler; each thread needs another.
