@@ -291,15 +291,6 @@ class BadData(unittest.TestCase):
         self.assertEqual(result.returncode, 0, result.stderr)
         self.assertEqual(metrics.read_text(), text)
 
-    def test_long_recordings_are_read_once(self):
-        """Two long clips of many windows: reading the clip again for each would take minutes."""
-        for i, row in enumerate(self.rows[:2]):
-            write_wav(self.folder.path / row["path"], 120, pitch=300)
-            row["end_s"] = 120
-        self.table()
-        result = self.folder.run("run", "p.json", "--out", "run", "--threads", "1", timeout=60)
-        self.assertEqual(result.returncode, 0, result.stderr)
-
     def test_full_disk(self):
         """A file-size limit stops writes part-way, as a full disk does."""
         self.table()
