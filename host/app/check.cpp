@@ -5,16 +5,12 @@
 namespace biophony::app {
 
 int check_command(const std::vector<std::string>& arguments) {
-    options::options_description described;
-    add_pipeline_options(described);
-    add_plugin_options(described);
-    options::positional_options_description positional;
-    positional.add("_file", 1);
     options::variables_map values;
-    if (!parse(arguments, "check FILE [--set NAME=VALUE]… [--params FILE]… [--plugin-path DIR]…",
-               "Checks a pipeline: syntax, names, ports, parameters, plugins, files. Reports every problem with its "
-               "place; reads no audio.",
-               described, positional, values))
+    if (!parse_pipeline(
+            arguments, "check FILE [--set NAME=VALUE]… [--params FILE]… [--plugin-path DIR]…",
+            "Checks a pipeline: syntax, names, ports, parameters, plugins, files. Reports every problem with its "
+            "place; reads no audio.",
+            false, values))
         return 0;
     int status = 0;
     const Registry registry = make_registry(values);

@@ -39,13 +39,14 @@ bool parse(const std::vector<std::string>& arguments, const char* usage, const c
 void add_plugin_options(options::options_description& described);
 Registry make_registry(const options::variables_map& values, bool probe = true);
 
-/// FILE, --set, --params: for every command that takes a pipeline.
-void add_pipeline_options(options::options_description& described);
+/// parse() for a command that takes a pipeline: FILE, --set, --params, --plugin-path; where it `runs` one, also --out,
+/// --store, --threads and --no-cache.
+bool parse_pipeline(const std::vector<std::string>& arguments, const char* usage, const char* summary, bool runs,
+                    options::variables_map& values);
 /// Reads, checks and expands the pipeline. Prints all problems to standard error and sets `status` where there are any.
 Graph load_pipeline(const options::variables_map& values, const Registry& registry, int& status);
 
-/// --out, --store, --threads, --no-cache: for run and plan.
-void add_run_options(options::options_description& described);
+/// What --out and its like say.
 RunOptions run_options(const options::variables_map& values, const std::vector<std::string>& command_line);
 
 /// Prints problems, one a line, and their number.

@@ -57,6 +57,8 @@ Registry make_registry(const options::variables_map& values, bool probe) {
     return Registry(plugin_folders(given), probe);
 }
 
+namespace {
+
 void add_pipeline_options(options::options_description& described) {
     described.add_options()("_file", options::value<std::string>()->required(), "");
     described.add_options()("set", options::value<std::vector<std::string>>()->value_name("NAME=VALUE")->composing(),
@@ -64,6 +66,31 @@ void add_pipeline_options(options::options_description& described) {
     described.add_options()("params", options::value<std::vector<std::string>>()->value_name("FILE")->composing(),
                             "a JSON object laid over the pipeline's params (its key \"axes\" over the axes); paths in "
                             "it are relative to it");
+}
+
+void add_run_options(options::options_description& described) {
+    described.add_options()("out", options::value<std::string>()->value_name("DIR"),
+                            "the run directory; runs/NAME of the pipeline's file where it isn't given");
+    described.add_options()(
+        "store", options::value<std::string>()->value_name("DIR"),
+        "where results are kept and looked up; $BIOPHONY_STORE, else biophony/store in the user's cache folder");
+    described.add_options()("threads", options::value<int>()->value_name("N"),
+                            "compute threads; results of torch nodes belong to a number of threads; all cores, at most "
+                            "16, where it isn't given");
+    described.add_options()("no-cache", "make every result again");
+}
+
+}  // namespace
+
+bool parse_pipeline(const std::vector<std::string>& arguments, const char* usage, const char* summary, bool runs,
+                    options::variables_map& values) {
+    options::options_description described;
+    add_pipeline_options(described);
+    if (runs) add_run_options(described);
+    add_plugin_options(described);
+    options::positional_options_description positional;
+    positional.add("_file", 1);
+    return parse(arguments, usage, summary, described, positional, values);
 }
 
 Graph load_pipeline(const options::variables_map& values, const Registry& registry, int& status) {
@@ -103,18 +130,6 @@ Graph load_pipeline(const options::variables_map& values, const Registry& regist
         status = static_cast<int>(only_plugins ? Code::kPlugin : Code::kInvalid);
     }
     return graph;
-}
-
-void add_run_options(options::options_description& described) {
-    described.add_options()("out", options::value<std::string>()->value_name("DIR"),
-                            "the run directory; runs/NAME of the pipeline's file where it isn't given");
-    described.add_options()(
-        "store", options::value<std::string>()->value_name("DIR"),
-        "where results are kept and looked up; $BIOPHONY_STORE, else biophony/store in the user's cache folder");
-    described.add_options()("threads", options::value<int>()->value_name("N"),
-                            "compute threads; results of torch nodes belong to a number of threads; all cores, at most "
-                            "16, where it isn't given");
-    described.add_options()("no-cache", "make every result again");
 }
 
 RunOptions run_options(const options::variables_map& values, const std::vector<std::string>& command_line) {

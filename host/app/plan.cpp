@@ -6,17 +6,12 @@
 namespace biophony::app {
 
 int plan_command(const std::vector<std::string>& arguments) {
-    options::options_description described;
-    add_pipeline_options(described);
-    add_run_options(described);
-    add_plugin_options(described);
-    options::positional_options_description positional;
-    positional.add("_file", 1);
     options::variables_map values;
-    if (!parse(arguments, "plan FILE [options]",
-               "Says for each node whether its result is there or would be made, and why. Data sets are looked at; "
-               "nothing else runs.",
-               described, positional, values))
+    if (!parse_pipeline(
+            arguments, "plan FILE [options]",
+            "Says for each node whether its result is there or would be made, and why. Data sets are looked at; "
+            "nothing else runs.",
+            true, values))
         return 0;
     int status = 0;
     const Registry registry = make_registry(values);

@@ -7,16 +7,11 @@
 namespace biophony::app {
 
 int run_command(const std::vector<std::string>& arguments) {
-    options::options_description described;
-    add_pipeline_options(described);
-    add_run_options(described);
-    add_plugin_options(described);
-    options::positional_options_description positional;
-    positional.add("_file", 1);
     options::variables_map values;
-    if (!parse(arguments, "run FILE [options]",
-               "Runs a pipeline: every node whose result isn't there yet. Kill it at any time; the next run goes on.",
-               described, positional, values))
+    if (!parse_pipeline(
+            arguments, "run FILE [options]",
+            "Runs a pipeline: every node whose result isn't there yet. Kill it at any time; the next run goes on.",
+            true, values))
         return 0;
     int status = 0;
     const Registry registry = make_registry(values);

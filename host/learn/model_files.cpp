@@ -77,7 +77,15 @@ std::vector<std::string> trained_labels(const std::vector<ClipSet>& sets) {
     for (const ClipSet& set : sets)
         for (const Clip& clip : set.clips)
             if (clip.split == Split::kTrain) labels.insert(clip.label);
+    if (labels.size() < 2)
+        throw Error(Code::kRunFailed,
+                    fmt::format("found {} labels with train clips, expected at least 2", labels.size()));
     return {labels.begin(), labels.end()};
+}
+
+int64_t class_of(const std::vector<std::string>& labels, const std::string& label) {
+    const auto at = std::lower_bound(labels.begin(), labels.end(), label);
+    return at != labels.end() && *at == label ? at - labels.begin() : -1;
 }
 
 void hand_on_encoder(const InputArtefact& from, const std::filesystem::path& out) {

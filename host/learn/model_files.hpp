@@ -29,8 +29,12 @@ struct HeadFile {
 /// or where a recording, known by its content, is in different splits of two sets.
 std::vector<ClipSet> load_sets(const std::vector<InputArtefact>& data);
 
-/// Labels that have a train clip, over all sets: sorted, unique.
+/// Labels that have a train clip, over all sets: sorted, unique. Throws Error(kRunFailed) where there are fewer than
+/// two.
 std::vector<std::string> trained_labels(const std::vector<ClipSet>& sets);
+
+/// The place of a label in a sorted list of labels, or −1.
+int64_t class_of(const std::vector<std::string>& labels, const std::string& label);
 
 /// Makes `out/encoder.safetensors` from an input's, without copying where the file system allows.
 void hand_on_encoder(const InputArtefact& from, const std::filesystem::path& out);

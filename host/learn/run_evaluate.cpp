@@ -52,14 +52,10 @@ void run_evaluate(TaskContext& context) {
     predictions.head = head.kind;
     predictions.split = std::string(to_string(split));
     predictions.model_groups = head.groups;
-    auto class_of = [&](const std::string& label) {
-        const auto at = std::lower_bound(head.labels.begin(), head.labels.end(), label);
-        return at != head.labels.end() && *at == label ? static_cast<int>(at - head.labels.begin()) : -1;
-    };
     for (const ClipSet& set : sets) {
         std::vector<int> classes;
         for (const std::string& label : set.labels())
-            if (const int c = class_of(label); c >= 0) classes.push_back(c);
+            if (const auto c = static_cast<int>(class_of(head.labels, label)); c >= 0) classes.push_back(c);
         predictions.groups.push_back({set.group, classes});
     }
     const auto columns = static_cast<int64_t>(head.labels.size());
@@ -77,7 +73,7 @@ void run_evaluate(TaskContext& context) {
         for (double& value : mean) value /= static_cast<double>(count);
         const ClipSet& set = sets[first.set];
         const Clip& clip = set.clips[first.clip];
-        const int truth = class_of(clip.label);
+        const auto truth = static_cast<int>(class_of(head.labels, clip.label));
         if (truth < 0) {
             ++predictions.unseen[clip.label];
             continue;

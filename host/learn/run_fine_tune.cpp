@@ -14,10 +14,7 @@ namespace {
 
 std::vector<int64_t> classes_of(const WindowFeatures& windows, const std::vector<std::string>& labels) {
     std::vector<int64_t> out;
-    for (size_t i = 0; i < windows.windows().size(); ++i) {
-        const auto at = std::lower_bound(labels.begin(), labels.end(), windows.clip(i).label);
-        out.push_back(at != labels.end() && *at == windows.clip(i).label ? at - labels.begin() : -1);
-    }
+    for (size_t i = 0; i < windows.windows().size(); ++i) out.push_back(class_of(labels, windows.clip(i).label));
     return out;
 }
 
@@ -27,9 +24,6 @@ void run_fine_tune(TaskContext& context) {
     const Recipe recipe = recipe_from(context.params);
     const std::vector<ClipSet> sets = load_sets(context.input_list("data"));
     const std::vector<std::string> labels = trained_labels(sets);
-    if (labels.size() < 2)
-        throw Error(Code::kRunFailed,
-                    fmt::format("found {} labels with train clips, expected at least 2", labels.size()));
     LoadedEncoder encoder = load_encoder(context.input("encoder").folder / "encoder.safetensors", *context.registry);
     const CrashContext crash(encoder.card.encoder, context.node);
     WindowFeatures windows(sets, Split::kTrain, *context.registry, *encoder.module, *context.progress, *context.cancel);

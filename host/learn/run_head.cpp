@@ -1,5 +1,4 @@
 #include <ATen/core/grad_mode.h>
-#include <ATen/ops/from_blob.h>
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -42,9 +41,6 @@ void run_head(TaskContext& context) {
     const at::NoGradGuard no_grad;
     std::vector<ClipSet> sets = load_sets(context.input_list("data"));
     const std::vector<std::string> labels = trained_labels(sets);
-    if (labels.size() < 2)
-        throw Error(Code::kRunFailed,
-                    fmt::format("found {} labels with train clips, expected at least 2", labels.size()));
     LoadedEncoder encoder = load_encoder(context.input("encoder").folder / "encoder.safetensors", *context.registry);
     const CrashContext crash(encoder.card.encoder, context.node);
     const int64_t width = encoder.module->info().width;
@@ -62,7 +58,7 @@ void run_head(TaskContext& context) {
             embed(*encoder.module, windows, context.params.at("batch"), *context.progress, *context.cancel);
         std::vector<int64_t> classes;
         for (size_t w = 0; w < windows.windows().size(); ++w)
-            classes.push_back(std::lower_bound(labels.begin(), labels.end(), windows.clip(w).label) - labels.begin());
+            classes.push_back(class_of(labels, windows.clip(w).label));
         RidgeSums sums(width, static_cast<int64_t>(labels.size()));
         if (!classes.empty()) sums.add(features, classes);
         save_sums(sums, context.out / fmt::format("sums-{}.safetensors", i), labels, sets[i].group);

@@ -177,8 +177,7 @@ public:
         try {
             const auto begin = Clock::now();
             {
-                CrashContext crash(
-                    node.item == nullptr ? std::string_view() : std::string_view(node.item->library.native()), node.id);
+                CrashContext crash(node.item == nullptr ? std::string() : node.item->name(), node.id);
                 node.type->run(context);
             }
             Json skipped = Json::array();
