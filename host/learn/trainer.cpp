@@ -73,11 +73,8 @@ Score score(Encoder& encoder, WindowFeatures& windows, const std::vector<int64_t
 
 }  // namespace
 
-at::Tensor pooled(Encoder& encoder, const at::Tensor& features) {
-    return encoder.frames(features, std::nullopt).mean(1);
-}
-
-at::Tensor embed(Encoder& encoder, WindowFeatures& windows, size_t batch, Progress& progress, const Cancel& cancel) {
+at::Tensor embed(Encoder& encoder, WindowFeatures& windows, size_t batch, Progress& progress, const Cancel& cancel,
+                 Pooling pooling) {
     const at::NoGradGuard no_grad;
     encoder.eval();
     std::vector<at::Tensor> parts;
@@ -86,10 +83,10 @@ at::Tensor embed(Encoder& encoder, WindowFeatures& windows, size_t batch, Progre
     for (size_t begin = 0; begin < all.size(); begin += batch) {
         cancel.check();
         const std::span<const size_t> indices(all.data() + begin, std::min(batch, all.size() - begin));
-        parts.push_back(pooled(encoder, windows.batch(indices)));
+        parts.push_back(pooled(encoder, windows.batch(indices), pooling));
         progress.update(static_cast<double>(begin + indices.size()), static_cast<double>(all.size()), "windows");
     }
-    if (parts.empty()) return at::zeros({0, encoder.info().width});
+    if (parts.empty()) return at::zeros({0, pooled_width(encoder.info(), pooling)});
     return at::cat(parts);
 }
 

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "base/progress.hpp"
+#include "learn/pooling.hpp"
 #include "learn/recipe.hpp"
 #include "learn/windows.hpp"
 
@@ -19,11 +20,9 @@ struct LinearHead {
     at::Tensor bias;    ///< (C) float32
 };
 
-/// Mean over the frames of windows: (B, T, D) → (B, D).
-at::Tensor pooled(Encoder& encoder, const at::Tensor& features);
-
 /// Pooled features (W, D) float32 of all windows, without gradient, the encoder in evaluation mode.
-at::Tensor embed(Encoder& encoder, WindowFeatures& windows, size_t batch, Progress& progress, const Cancel& cancel);
+at::Tensor embed(Encoder& encoder, WindowFeatures& windows, size_t batch, Progress& progress, const Cancel& cancel,
+                 Pooling pooling = Pooling::kMean);
 
 struct TrainedHead {
     LinearHead head;

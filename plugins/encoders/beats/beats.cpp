@@ -246,7 +246,8 @@ torch_tier::EncoderInfo Beats::info() const {
             .width = config_.encoder_embed_dim,
             .depth = config_.encoder_layers,
             .frames_per_second = kSampleRate / FilterBank::kHop / static_cast<double>(config_.input_patch_size) *
-                                 static_cast<double>(bands)};
+                                 static_cast<double>(bands),
+            .bands = bands};
 }
 
 at::Tensor Beats::features(const at::Tensor& waves) const {

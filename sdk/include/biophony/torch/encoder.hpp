@@ -33,6 +33,7 @@ struct EncoderInfo {
     int64_t width = 0;             ///< D, the size of a frame
     int64_t depth = 0;             ///< L, the number of blocks
     double frames_per_second = 0;  ///< of the output of frames(); tokens of one instant count each
+    int64_t bands = 1;  ///< tokens of one instant, one per frequency band, low first: frame = instant*bands + band
 };
 
 /// How a merge stage may treat a parameter. `kind` is one of "matrix", "convolution", "fused_qkv", "norm", "bias",
