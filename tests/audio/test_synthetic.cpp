@@ -76,7 +76,7 @@ TEST_CASE("what synthetic scenes describe") {
 }
 
 TEST_CASE("any stretch is the same samples, whatever was read before") {
-    for (const char* guild : {"frog", "cricket", "bird", "whale"}) {
+    for (const char* guild : {"frog", "cricket", "bird", "whale", "any"}) {
         INFO(guild);
         const Json params = {{"group", guild}, {"species", 2}, {"recordings", 2}, {"clips", 3}, {"clip_seconds", 1.1}};
         Open a(params), b(params);
@@ -132,7 +132,8 @@ TEST_CASE("a guild sounds in its niche, and its species apart") {
 
 TEST_CASE("the signal-to-noise ratio is the one asked for") {
     for (const double snr : {0.0, 10.0, 20.0}) {
-        const Json params = {{"group", "cricket"}, {"species", 2}, {"recordings", 6}, {"snr_db", {snr, snr}}};
+        const Json params = {
+            {"group", "cricket"}, {"species", 2}, {"recordings", 6}, {"snr_db", {snr, snr}}, {"overlap", 0}};
         Json clean = params;
         clean["noise"] = false;
         Open noisy(params), silent(clean);
