@@ -176,6 +176,42 @@ TEST_CASE("rows are chosen by where and exclude_labels") {
     CHECK_THAT(table_error(folder, text, {{"exclude_labels", {"x", "y", "noise"}}}), Contains("no row is left"));
 }
 
+TEST_CASE("a table with a column per label, and a path of several columns") {
+    const TempFolder folder;
+    const std::string text =
+        "site,night,from,BOAFAB,DENMIN\nA,n1,0,1,0\nA,n1,3,0,1\nB,n2,0,1,1\nB,n2,3,0,0\nB,n2,6,0,1\n";
+    const Json params = {{"columns", {{"path", "audio/{site}/{night}_{from}.wav"}, {"recording", "night"}}},
+                         {"label_columns", {"BOAFAB", "DENMIN"}}};
+    Strings log;
+    CallOptions options;
+    options.log = [&](int, std::string_view line) { log.emplace_back(line); };
+    const auto d = from_table(folder, text, params, options);
+    CHECK(ids(d) == Strings{"audio/A/n1_0.wav", "audio/A/n1_3.wav", "audio/B/n2_6.wav"});
+    CHECK(labels(d) == Strings{"BOAFAB", "DENMIN", "DENMIN"});
+    CHECK(d.recordings[2].uri == (folder / "audio/B/n2_6.wav").string());
+    REQUIRE(log.size() == 2);
+    CHECK_THAT(log[0], Contains("1 rows have no label") && Contains("table.csv:5"));
+    CHECK_THAT(log[1], Contains("1 rows have several labels") && Contains("table.csv:4"));
+
+    auto fault = [&](std::string_view table, std::string_view pointer, const Json& value) {
+        Json changed = params;
+        changed[Json::json_pointer(std::string(pointer))] = value;
+        return table_error(folder, table, changed);
+    };
+    CHECK_THAT(fault(text, "/label_columns/1", "DENMIM"),
+               Contains("no column 'DENMIM' for \"label_columns\"; did you mean 'DENMIN'?"));
+    CHECK_THAT(fault(text, "/columns/path", "{sit}.wav"),
+               Contains("no column 'sit' for the path '{sit}.wav'; did you mean 'site'?"));
+    CHECK_THAT(fault(text, "/columns/path", "{site.wav"), Contains("a '{' and no '}' behind it"));
+    CHECK_THAT(fault(text, "/columns/label", "site"), Contains("found both \"label\""));
+    CHECK_THAT(fault("site,night,from,BOAFAB,DENMIN\nA,n1,0,2,0\n", "/columns/recording", "night"),
+               Contains("table.csv:2: column 'BOAFAB': found '2', expected 1 where the label holds"));
+    CHECK_THAT(fault("site,night,from,BOAFAB,DENMIN\n,n1,0,1,0\n", "/columns/recording", "night"),
+               Contains("table.csv:2: column 'site': found '', expected its part of the path"));
+    CHECK_THAT(fault("site,night,from,BOAFAB,DENMIN\nA,n1,0,1,1\n", "/columns/recording", "night"),
+               Contains("no row is left") && Contains("1 have several"));
+}
+
 TEST_CASE("quotes, line ends and delimiters") {
     const TempFolder folder;
     for (const char* end : {"\n", "\r\n", "\r"}) {

@@ -87,11 +87,15 @@ public:
           root_(params.contains("root") ? fs::path(params.at("root").get<std::string>()) : file_.parent_path()),
           columns_(params.at("columns")),
           where_(params.at("where")),
-          exclude_(params.at("exclude_labels").get<std::set<std::string>>()) {
+          exclude_(params.at("exclude_labels").get<std::set<std::string>>()),
+          label_columns_(params.at("label_columns").get<std::vector<std::string>>()) {
         const std::string delimiter = params.at("delimiter");
         delimiter_ = delimiter == "auto" ? '\0' : delimiter[0];
         if (columns_.contains("end") && columns_.contains("duration"))
             throw Error("found both \"end\" and \"duration\", expected one of them", BPH_INVALID_ARGUMENT, "columns");
+        if (columns_.contains("label") && !label_columns_.empty())
+            throw Error("found both \"label\" in \"columns\" and \"label_columns\", expected one of them",
+                        BPH_INVALID_ARGUMENT, "label_columns");
     }
 
     void describe(const Call& call, DatasetSink& sink) override {
@@ -101,6 +105,8 @@ public:
               "licence",   "scientific", "channel",  "low_hz",    "high_hz",    "start_time", "latitude",
               "longitude", "site",       "recorder", "recordist", "individual", "annotator"})
             at_[name] = place_of(name);
+        for (const std::string& header : label_columns_)
+            label_places_.push_back(require_column(header, "label_columns", " for \"label_columns\""));
         const std::vector<const Row*> rows = chosen_rows(call);
 
         // One recording per path and channel, in the order in which they first appear.
@@ -188,8 +194,77 @@ private:
                                    table_.header.begin());
     }
 
-    std::optional<size_t> place_of(const std::string& name) const {
+    /// A path put together from columns, "{site}/{file}.wav": what stands before a column, and the column.
+    struct Piece {
+        std::string text;
+        std::optional<size_t> column;  // none behind the last one
+    };
+
+    static bool is_pattern(const std::string& path) { return path.find('{') != std::string::npos; }
+
+    std::vector<Piece> pieces_of(const std::string& pattern) const {
+        std::vector<Piece> pieces;
+        for (size_t at = 0;;) {
+            const size_t open = pattern.find('{', at);
+            if (open == std::string::npos) {
+                pieces.push_back({pattern.substr(at), {}});
+                return pieces;
+            }
+            const size_t close = pattern.find('}', open);
+            if (close == std::string::npos)
+                throw Error("found the path " + in_quotes(pattern) + " with a '{' and no '}' behind it, expected " +
+                                "columns between braces: {site}/{file}",
+                            BPH_INVALID_ARGUMENT, "columns");
+            const std::string header = pattern.substr(open + 1, close - open - 1);
+            pieces.push_back({pattern.substr(at, open - at),
+                              require_column(header, "columns", " for the path " + in_quotes(pattern))});
+            at = close + 1;
+        }
+    }
+
+    /// The sound file's path; an empty field in it is an error.
+    std::string path_of(const Row& row) const {
+        if (path_.empty()) {
+            if (value(row, "path").empty()) fail(row, "path", "", "the path of a sound file");
+            return value(row, "path");
+        }
+        std::string path;
+        for (const Piece& piece : path_) {
+            path += piece.text;
+            if (!piece.column) continue;
+            const std::string& field = row.fields[*piece.column];
+            if (field.empty())
+                fail(row,
+                     "column " + in_quotes(table_.header[*piece.column]) + ": found '', expected its part of the path");
+            path += field;
+        }
+        return path;
+    }
+
+    /// How many labels a row has, and its first one.
+    std::pair<size_t, std::string> label_of(const Row& row) const {
+        if (label_columns_.empty()) {
+            const std::string& label = value(row, "label");
+            return {label.empty() ? 0 : 1, label};
+        }
+        std::pair<size_t, std::string> found;
+        for (size_t i = 0; i < label_places_.size(); ++i) {
+            const std::string& field = row.fields[label_places_[i]];
+            if (field == "1" && found.first++ == 0) found.second = label_columns_[i];
+            if (field != "1" && field != "0" && !field.empty())
+                fail(row, "column " + in_quotes(label_columns_[i]) + ": found " + in_quotes(field) +
+                              ", expected 1 where the label holds and 0 where it doesn't");
+        }
+        return found;
+    }
+
+    std::optional<size_t> place_of(const std::string& name) {
         const std::string purpose = " for the " + name;
+        if (name == "label" && !label_columns_.empty()) return {};
+        if (name == "path" && columns_.contains(name) && is_pattern(columns_.at(name))) {
+            path_ = pieces_of(columns_.at(name));
+            return {};
+        }
         if (columns_.contains(name)) return require_column(columns_.at(name), "columns", purpose);
         const auto known = kDefaultColumns.find(name);
         if (known == kDefaultColumns.end()) return {};
@@ -228,32 +303,41 @@ private:
 
         std::vector<const Row*> rows;
         std::set<std::string> excluded;
-        size_t asked_for = 0, without_label = 0, first_without = 0;
+        size_t asked_for = 0, without_label = 0, first_without = 0, with_several = 0, first_with_several = 0;
         for (const Row& row : table_.rows) {
             if (!std::all_of(conditions.begin(), conditions.end(),
                              [&](const Condition& c) { return c.values.contains(row.fields[c.column]); }))
                 continue;
             ++asked_for;
-            const std::string& label = value(row, "label");
-            if (label.empty()) {
+            const auto [count, label] = label_of(row);
+            if (count == 0) {
                 if (without_label++ == 0) first_without = row.line;
+                continue;
+            }
+            if (count > 1) {
+                if (with_several++ == 0) first_with_several = row.line;
                 continue;
             }
             if (exclude_.contains(label)) {
                 excluded.insert(label);
                 continue;
             }
-            if (value(row, "path").empty()) fail(row, "path", "", "the path of a sound file");
+            path_of(row);
             rows.push_back(&row);
         }
         if (rows.empty())
             throw Error(file_.string() + ": no row is left: " + std::to_string(table_.rows.size()) + " rows, " +
                             std::to_string(asked_for) + " fit \"where\", " + std::to_string(without_label) +
-                            " of them have no label, and the labels of the others are excluded",
+                            " of them have no label, " + std::to_string(with_several) +
+                            " have several, and the labels of the others are excluded",
                         BPH_INVALID_ARGUMENT, "where");
         if (without_label > 0)
             call.log(std::to_string(without_label) + " rows have no label and are left out; the first is " +
                          file_.string() + ":" + std::to_string(first_without),
+                     BPH_LOG_WARNING);
+        if (with_several > 0)
+            call.log(std::to_string(with_several) + " rows have several labels and are left out; the first is " +
+                         file_.string() + ":" + std::to_string(first_with_several),
                      BPH_LOG_WARNING);
         for (const std::string& label : exclude_)
             if (!excluded.contains(label))
@@ -300,7 +384,7 @@ private:
     }
 
     Recording recording_from(const Row& row) const {
-        const std::string& path = value(row, "path");
+        const std::string path = path_of(row);
         Recording recording;
         recording.id = path;
         recording.uri = fs::absolute(root_ / path).lexically_normal().string();
@@ -337,7 +421,7 @@ private:
         if (region.low_hz < 0) fail(row, "low_hz", value(row, "low_hz"), "0 Hz or more");
         if (region.high_hz < 0 || region.high_hz < region.low_hz)
             fail(row, "high_hz", value(row, "high_hz"), "a frequency above the lower edge");
-        region.labels.push_back({value(row, "label")});
+        region.labels.push_back({label_of(row).second});
         if (!value(row, "scientific").empty()) region.labels.push_back({value(row, "scientific"), "scientific"});
         region.annotator = value(row, "annotator");
         return region;
@@ -346,9 +430,12 @@ private:
     fs::path file_, root_;
     Params columns_, where_;
     std::set<std::string> exclude_;
+    std::vector<std::string> label_columns_;
     char delimiter_ = '\0';
     Table table_;
     std::map<std::string, std::optional<size_t>> at_;  // what → place in a row
+    std::vector<size_t> label_places_;
+    std::vector<Piece> path_;  // empty where the path is one column
 };
 
 }  // namespace
