@@ -76,6 +76,7 @@ extern "C" __attribute__((visibility("default"))) const biophony::TorchRuntime* 
     static const TorchRuntime runtime = {&version,
                                          &abi_mismatch,
                                          &with_threads<run_encoder>,
+                                         &with_threads<run_pretrain>,
                                          &with_threads<run_fine_tune>,
                                          &with_threads<run_head>,
                                          &with_threads<run_evaluate>};

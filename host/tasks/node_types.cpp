@@ -7,6 +7,7 @@ const NodeTypes& node_types() {
         NodeTypes all;
         all.add(dataset_type());
         all.add(encoder_type());
+        all.add(pretrain_type());
         all.add(fine_tune_type());
         all.add(task_vector_type());
         all.add(compose_type());

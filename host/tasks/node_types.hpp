@@ -7,6 +7,7 @@ namespace biophony {
 
 NodeType dataset_type();
 NodeType encoder_type();
+NodeType pretrain_type();
 NodeType fine_tune_type();
 NodeType task_vector_type();
 NodeType compose_type();

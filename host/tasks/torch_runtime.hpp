@@ -14,6 +14,7 @@ struct TorchRuntime {
     std::string (*version)();                               ///< of the LibTorch that is loaded
     std::string (*abi_mismatch)(std::string_view section);  ///< see TorchHooks
     void (*run_encoder)(TaskContext&);
+    void (*run_pretrain)(TaskContext&);
     void (*run_fine_tune)(TaskContext&);
     void (*run_head)(TaskContext&);
     void (*run_evaluate)(TaskContext&);

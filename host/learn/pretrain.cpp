@@ -1,0 +1,314 @@
+#include "learn/pretrain.hpp"
+
+#include <ATen/Context.h>
+#include <ATen/TensorOperators.h>
+#include <ATen/autocast_mode.h>
+#include <ATen/ops/cross_entropy_loss.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/eye.h>
+#include <ATen/ops/from_blob.h>
+#include <ATen/ops/gelu.h>
+#include <ATen/ops/linear.h>
+#include <ATen/ops/logsumexp.h>
+#include <ATen/ops/matmul.h>
+#include <ATen/ops/where.h>
+#include <ATen/ops/zeros.h>
+#include <fmt/format.h>
+
+#include <chrono>
+#include <cmath>
+#include <map>
+#include <memory>
+#include <unordered_map>
+
+#include "base/random.hpp"
+#include "learn/optimiser.hpp"
+#include "learn/pooling.hpp"
+
+namespace biophony {
+
+namespace {
+
+enum : uint64_t { kOfDropout = 1, kOfContrastive = 2, kOfSupervised = 3, kOfStream = 5 };  // what a seed is for
+constexpr double kLabelSmoothing = 0.1;
+
+/// Forward passes in bfloat16 while one lives.
+class Autocast {
+public:
+    explicit Autocast(bool on) : on_(on) {
+        if (!on_) return;
+        at::autocast::set_autocast_dtype(at::kCPU, at::kBFloat16);
+        at::autocast::set_autocast_enabled(at::kCPU, true);
+    }
+    ~Autocast() {
+        if (!on_) return;
+        at::autocast::clear_cache();
+        at::autocast::set_autocast_enabled(at::kCPU, false);
+    }
+    Autocast(const Autocast&) = delete;
+    Autocast& operator=(const Autocast&) = delete;
+
+private:
+    bool on_;
+};
+
+at::Tensor tensor_of(const std::vector<int64_t>& values) {
+    at::Tensor out = at::empty({static_cast<int64_t>(values.size())}, at::kLong);
+    std::copy(values.begin(), values.end(), out.data_ptr<int64_t>());
+    return out;
+}
+
+/// A linear layer with Xavier-uniform weights and a bias of zero.
+struct Linear {
+    Linear(int64_t out, int64_t in, Random& random) : weight(at::empty({out, in})), bias(at::zeros({out})) {
+        const double limit = std::sqrt(6.0 / static_cast<double>(out + in));
+        float* values = weight.data_ptr<float>();
+        for (int64_t i = 0; i < weight.numel(); ++i) values[i] = static_cast<float>(random.uniform(-limit, limit));
+        weight.requires_grad_(true);
+        bias.requires_grad_(true);
+    }
+    at::Tensor operator()(const at::Tensor& x) const { return at::linear(x, weight, bias); }
+    at::Tensor weight, bias;
+};
+
+std::vector<Pooling> poolings_from(const std::string& text) {
+    if (text == "both") return {Pooling::kMean, Pooling::kBands};
+    return {pooling_from(text)};
+}
+
+class Contrastive : public Objective {
+public:
+    Contrastive(const EncoderInfo& info, const std::vector<ClipSet>& data, const BatchPlan& plan,
+                const PretrainSettings::Contrastive& settings, uint64_t seed)
+        : info_(info), data_(data), temperature_(settings.temperature) {
+        Random random(seed);
+        for (const Pooling pooling : poolings_from(settings.pooling)) {
+            const int64_t hidden = 2 * info.width;
+            branches_.push_back({pooling, Linear(hidden, pooled_width(info, pooling), random),
+                                 Linear(settings.projection, hidden, random)});
+            for (const Linear* layer : {&branches_.back().first, &branches_.back().second})
+                parameters_.insert(parameters_.end(), {layer->weight, layer->bias});
+        }
+        // Labels by number: one per set and label, and one per label's name.
+        std::map<std::string, int64_t> names;
+        std::unordered_map<std::string, int64_t> recordings;
+        int64_t first = 0;
+        for (size_t s = 0; s < data.size(); ++s) {
+            first_.push_back(first);
+            first += static_cast<int64_t>(plan.labels(s).size());
+            auto& mine = names_.emplace_back();
+            for (const std::string& label : plan.labels(s))
+                mine.push_back(names.try_emplace(label, static_cast<int64_t>(names.size())).first->second);
+            auto& heard = recordings_.emplace_back();
+            for (const ClipRecording& recording : data[s].recordings)
+                heard.push_back(
+                    recordings.try_emplace(recording.content, static_cast<int64_t>(recordings.size())).first->second);
+        }
+    }
+
+    Result operator()(const at::Tensor& frames, const std::vector<BatchItem>& items) override {
+        std::vector<int64_t> labels, names, recordings;
+        for (const BatchItem& item : items) {
+            labels.push_back(first_[item.set] + item.label);
+            names.push_back(names_[item.set][static_cast<size_t>(item.label)]);
+            recordings.push_back(recordings_[item.set][data_[item.set].clips[item.clip].recording]);
+        }
+        auto equal = [](const at::Tensor& x) { return x.unsqueeze(0).eq(x.unsqueeze(1)); };
+        const at::Tensor label = tensor_of(labels);
+        const at::Tensor excluded =
+            (equal(tensor_of(names)) | equal(tensor_of(recordings))).logical_and(equal(label).logical_not());
+        Result total;
+        const auto count = static_cast<double>(branches_.size());
+        for (const Branch& branch : branches_) {
+            const at::Tensor z = branch.second(at::gelu(branch.first(pool(frames, info_, branch.pooling))));
+            const ContrastiveResult one =
+                contrastive_loss(z / z.norm(2, {1}, true).clamp_min(1e-12), label, excluded, temperature_);
+            total.loss = total.loss.defined() ? total.loss + one.loss / count : one.loss / count;
+            total.accuracy = total.accuracy.defined() ? total.accuracy + one.accuracy / count : one.accuracy / count;
+        }
+        return total;
+    }
+
+private:
+    struct Branch {
+        Pooling pooling;
+        Linear first, second;
+    };
+    EncoderInfo info_;
+    const std::vector<ClipSet>& data_;
+    double temperature_;
+    std::vector<Branch> branches_;
+    std::vector<int64_t> first_;                    ///< of each set, the number of its first label
+    std::vector<std::vector<int64_t>> names_;       ///< set → label → number of its name
+    std::vector<std::vector<int64_t>> recordings_;  ///< set → recording → number of its content
+};
+
+class Supervised : public Objective {
+public:
+    Supervised(const EncoderInfo& info, const BatchPlan& plan, size_t sets,
+               const PretrainSettings::Supervised& settings, uint64_t seed)
+        : info_(info), poolings_(poolings_from(settings.pooling)), layers_(sets) {
+        Random random(seed);
+        for (size_t s = 0; s < sets; ++s)
+            for (const Pooling pooling : poolings_) {
+                const auto classes = static_cast<int64_t>(plan.labels(s).size());
+                layers_[s].emplace_back(classes, pooled_width(info, pooling), random);
+                parameters_.insert(parameters_.end(), {layers_[s].back().weight, layers_[s].back().bias});
+            }
+    }
+
+    Result operator()(const at::Tensor& frames, const std::vector<BatchItem>& items) override {
+        Result total{at::zeros({}), at::zeros({})};
+        const auto count = static_cast<double>(poolings_.size() * items.size());
+        for (size_t p = 0; p < poolings_.size(); ++p) {
+            const at::Tensor features = pool(frames, info_, poolings_[p]);
+            // The windows of a set stand side by side.
+            for (size_t begin = 0, end = 0; begin < items.size(); begin = end) {
+                std::vector<int64_t> truth;
+                for (end = begin; end < items.size() && items[end].set == items[begin].set; ++end)
+                    truth.push_back(items[end].label);
+                const at::Tensor logits = layers_[items[begin].set][p](
+                    features.narrow(0, static_cast<int64_t>(begin), static_cast<int64_t>(end - begin)));
+                const at::Tensor target = tensor_of(truth);
+                total.loss =
+                    total.loss +
+                    at::cross_entropy_loss(logits, target, {}, at::Reduction::Sum, -100, kLabelSmoothing) / count;
+                total.accuracy = total.accuracy + logits.detach().argmax(1).eq(target).sum() / count;
+            }
+        }
+        return total;
+    }
+
+private:
+    EncoderInfo info_;
+    std::vector<Pooling> poolings_;
+    std::vector<std::vector<Linear>> layers_;  ///< set → pooling
+};
+
+}  // namespace
+
+PretrainSettings PretrainSettings::from(const Json& params) {
+    PretrainSettings out;
+    const Json &contrastive = params.at("contrastive"), &supervised = params.at("supervised"),
+               &augment = params.at("augment");
+    out.steps = params.at("steps");
+    out.batch = params.at("batch");
+    out.views = contrastive.at("views");
+    out.learning_rate = params.at("learning_rate");
+    out.weight_decay = params.at("weight_decay");
+    out.warm_up = params.at("warm_up");
+    out.clip_norm = params.at("clip_norm");
+    out.bfloat16 = params.at("precision") == "bf16";
+    out.log_every = params.at("log_every");
+    out.shares = params.value("shares", std::vector<double>());
+    out.contrastive = {contrastive.at("weight"), contrastive.at("temperature"), contrastive.at("pooling"),
+                       contrastive.at("projection")};
+    out.supervised = {supervised.at("weight"), supervised.at("pooling")};
+    const Json& background = augment.at("background");
+    out.augmentation = {augment.at("gain_db").at(0), augment.at("gain_db").at(1),   augment.at("equaliser_db"),
+                        background.at("share"),      background.at("snr_db").at(0), background.at("snr_db").at(1)};
+    return out;
+}
+
+ContrastiveResult contrastive_loss(const at::Tensor& z, const at::Tensor& labels, const at::Tensor& excluded,
+                                   double temperature) {
+    constexpr double kHidden = -1e6;  // finite, so that a row with nothing to see has a gradient, zero
+    const at::Tensor self = at::eye(z.size(0), at::TensorOptions(at::kBool));
+    const at::Tensor hidden = self | excluded;
+    const at::Tensor positive = labels.unsqueeze(0).eq(labels.unsqueeze(1)).logical_and(hidden.logical_not());
+    const at::Tensor similarity = at::matmul(z, z.t()).masked_fill(hidden, kHidden);  // (B, B)
+    const at::Tensor scaled = similarity / temperature;
+    const at::Tensor log_share = scaled - at::logsumexp(scaled, {1}, true);
+    const at::Tensor positives = positive.sum(1);
+    const at::Tensor counted = positives.gt(0);
+    const at::Tensor each = log_share.masked_fill(positive.logical_not(), 0).sum(1) / positives.clamp_min(1);
+    const at::Tensor rows = counted.sum().clamp_min(1);
+    const at::Tensor right = positive.gather(1, similarity.detach().argmax(1, true)).squeeze(1);
+    return {-each.sum() / rows, right.sum().to(at::kFloat) / rows};
+}
+
+Pretrained pretrain(Encoder& encoder, const std::vector<ClipSet>& data, const std::vector<ClipSet>& backgrounds,
+                    const Registry& registry, const PretrainSettings& settings, uint64_t seed, size_t threads,
+                    Progress& progress, const Cancel& cancel, const std::function<void(std::string_view)>& log) {
+    // Dropout and layer drop draw from LibTorch's generator; torch nodes run one at a time.
+    at::manual_seed(mix(seed, kOfDropout));
+    const EncoderInfo info = encoder.info();
+    const std::vector<double> shares =
+        settings.shares.empty() ? std::vector<double>(data.size(), 1.0) : settings.shares;
+    const BatchPlan plan(data, shares, settings.batch, settings.views, seed);
+    struct Part {
+        std::string name;
+        double weight;
+        std::unique_ptr<Objective> objective;
+        double loss = 0, accuracy = 0;  ///< sums since the last entry of the history
+    };
+    std::vector<Part> parts;
+    if (settings.contrastive.weight > 0)
+        parts.push_back(
+            {"contrastive", settings.contrastive.weight,
+             std::make_unique<Contrastive>(info, data, plan, settings.contrastive, mix(seed, kOfContrastive))});
+    if (settings.supervised.weight > 0)
+        parts.push_back(
+            {"supervised", settings.supervised.weight,
+             std::make_unique<Supervised>(info, plan, data.size(), settings.supervised, mix(seed, kOfSupervised))});
+    std::vector<at::Tensor> others;
+    for (const Part& part : parts)
+        others.insert(others.end(), part.objective->parameters().begin(), part.objective->parameters().end());
+    Optimiser optimiser(encoder, others, settings.learning_rate, settings.weight_decay);
+    WaveStream stream(data, backgrounds, registry, plan, settings.augmentation, info.sample_rate,
+                      static_cast<size_t>(std::llround(info.window_seconds * info.sample_rate)), settings.steps,
+                      mix(seed, kOfStream), threads);
+
+    Pretrained out{.history = Json::array()};
+    encoder.train();
+    const auto begin = std::chrono::steady_clock::now();
+    int64_t since = 0;
+    for (int64_t step = 0; step < settings.steps; ++step) {
+        cancel.check();
+        const WaveBatch batch = stream.next(cancel);
+        const at::Tensor features = encoder.features(batch.waves);
+        at::Tensor frames;
+        {
+            const Autocast autocast(settings.bfloat16);
+            frames = encoder.frames(features, std::nullopt).to(at::kFloat);
+        }
+        at::Tensor loss;
+        for (Part& part : parts) {
+            const Objective::Result result = (*part.objective)(frames, batch.items);
+            loss = loss.defined() ? loss + part.weight * result.loss : part.weight * result.loss;
+            part.loss += result.loss.item<double>();
+            part.accuracy += result.accuracy.item<double>();
+        }
+        if (!std::isfinite(loss.item<double>()))
+            throw Error(Code::kRunFailed,
+                        fmt::format("the loss is no longer finite in step {}; a lower learning rate than {} may help",
+                                    step + 1, settings.learning_rate));
+        optimiser.zero_grad();
+        loss.backward();
+        const double factor = warm_up_then_cosine(step, settings.steps, settings.warm_up);
+        optimiser.step(factor, settings.clip_norm);
+        ++since;
+        progress.update(static_cast<double>(step + 1) * static_cast<double>(settings.batch),
+                        static_cast<double>(settings.steps) * static_cast<double>(settings.batch), "windows");
+        if ((step + 1) % settings.log_every != 0 && step + 1 != settings.steps) continue;
+        Json entry = {{"step", step + 1}, {"learning_rate", factor * settings.learning_rate}};
+        std::string line = fmt::format("step {}/{}:", step + 1, settings.steps);
+        for (Part& part : parts) {
+            part.loss /= static_cast<double>(since);
+            part.accuracy /= static_cast<double>(since);
+            entry[part.name] = {{"loss", part.loss}, {"accuracy", part.accuracy}};
+            line += fmt::format(" {} loss {:.4f}, accuracy {:.3f};", part.name, part.loss, part.accuracy);
+            part.loss = part.accuracy = 0;
+        }
+        since = 0;
+        const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+        out.windows_per_second =
+            static_cast<double>(step + 1) * static_cast<double>(settings.batch) / std::max(seconds, 1e-9);
+        log(fmt::format("{} {:.0f} windows/s", line, out.windows_per_second));
+        out.history.push_back(std::move(entry));
+    }
+    encoder.eval();
+    return out;
+}
+
+}  // namespace biophony
