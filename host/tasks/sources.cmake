@@ -5,7 +5,7 @@ set(weights weights base)
 set(learning learn linalg audio weights base)
 
 set(node_types dataset encoder fine_tune task_vector compose head evaluate table)
-set(dataset     ${decode} tasks/dataset.cpp tasks/clips.cpp tasks/clips.hpp)
+set(dataset     ${decode} tasks/dataset.cpp tasks/splits.cpp tasks/splits.hpp tasks/clips.cpp tasks/clips.hpp)
 set(encoder     learn weights base tasks/encoder.cpp)
 set(fine_tune   ${learning} tasks/fine_tune.cpp tasks/clips.cpp tasks/clips.hpp)
 set(task_vector ${weights} tasks/task_vector.cpp)
