@@ -39,7 +39,7 @@ void run_table(TaskContext& context) {
     for (auto& [key, row] : rows) list.push_back(std::move(row));
     std::vector<Comparison> comparisons;
     for (const Json& entry : context.params.at("compare"))
-        comparisons.push_back({entry.at("a"), entry.at("b"), entry.at("figure") == "within"});
+        comparisons.push_back({entry.at("a"), entry.at("b"), entry.value("figure", "union") == "within"});
     const Table table =
         make_table(std::move(list), reference, context.params.at("resamples"), context.seed, comparisons);
     write_file_atomically(context.out / "table.txt", table.to_text());
