@@ -1,5 +1,5 @@
-// A stretch of a long mono signal at another rate, whoever delivers the samples. Used by decode_audio() and
-// DatasetSource alone.
+// A stretch of a long mono signal at another rate, whoever delivers the samples. Used by decode_audio(), DatasetSource
+// and ClipReader.
 #pragma once
 
 #include <cstdint>

@@ -9,6 +9,7 @@
 #include <set>
 
 #include "base/csv.hpp"
+#include "base/nearest.hpp"
 
 namespace biophony {
 
@@ -24,45 +25,72 @@ struct Outcome {
 
 struct Scored {
     std::map<ClipKey, Outcome> clips;
-    bool has_union = true;  ///< false for specialists, which know their own group only
+    std::vector<int> truth, predicted;  ///< codes of label texts, the same in all rows
+    bool has_union = true;              ///< false for specialists, which know their own group only
 };
 
-Scored outcomes_of(const TableRow& row, size_t all_groups) {
+Scored outcomes_of(const TableRow& row, size_t all_groups, std::map<std::string, int>& label_codes) {
     Scored out;
-    std::set<std::string> known;
+    std::map<ClipKey, const Predictions*> from;
     for (const Predictions& part : row.parts) {
-        known.insert(part.model_groups.begin(), part.model_groups.end());
+        if (part.split != row.parts.front().split)
+            throw Error(Code::kRunFailed,
+                        fmt::format("the row '{} · {}' has predictions of the splits {} and {}, expected one split",
+                                    row.row, row.head, row.parts.front().split, part.split));
         if (part.model_groups.size() < all_groups) out.has_union = false;
+        auto code = [&](int label) {
+            return label_codes.emplace(part.labels.at(static_cast<size_t>(label)), static_cast<int>(label_codes.size()))
+                .first->second;
+        };
         for (const ClipPrediction& clip : part.clips) {
             const std::string& group = part.groups[static_cast<size_t>(clip.group)].name;
-            const auto [at, added] = out.clips.emplace(
-                ClipKey{group, clip.file, clip.start_s, clip.end_s},
-                Outcome{group, clip.recording, clip.predicted_within == clip.truth, clip.predicted == clip.truth});
-            if (!added)
+            const ClipKey key{group, clip.file, clip.start_s, clip.end_s};
+            const auto [at, added] = from.emplace(key, &part);
+            if (!added && at->second == &part)
                 throw Error(Code::kRunFailed,
                             fmt::format("the row '{}' has two predictions for one clip of '{}'", row.row, clip.file));
+            if (!added)
+                throw Error(Code::kRunFailed,
+                            fmt::format("two models are called '{}' with the head '{}', and both have the clip of '{}' "
+                                        "from {} s to {} s, so they are no folds of one; give their evaluate nodes a "
+                                        "\"row\"",
+                                        row.row, row.head, clip.file, clip.start_s, clip.end_s));
+            out.clips[key] = {group, clip.recording, clip.predicted_within == clip.truth, clip.predicted == clip.truth};
+            out.truth.push_back(code(clip.truth));
+            out.predicted.push_back(code(clip.predicted));
         }
     }
     return out;
 }
 
-struct Gap {
+size_t recordings_of(const Scored& scored) {
+    std::set<std::pair<std::string, std::string>> unique;
+    for (const auto& [key, outcome] : scored.clips) unique.emplace(outcome.group, outcome.recording);
+    return unique.size();
+}
+
+struct Difference {
     double mean = 0;
     Interval interval;
-    size_t clips = 0;
+    size_t clips = 0, recordings = 0;
 };
 
-/// joint − row over the clips that both have.
-std::optional<Gap> gap_of(const Scored& joint, const Scored& row, bool within, int resamples, uint64_t seed) {
+/// What a table's differences have in common.
+struct Bootstrap {
+    int resamples = 0;
+    uint64_t seed = 0;
+};
+
+/// a − b over the clips that both have, of one group or (empty) of all.
+std::optional<Difference> difference_of(const Scored& a, const Scored& b, bool within, const Bootstrap& bootstrap,
+                                        const std::string& group = {}) {
     std::vector<double> differences;
     std::vector<int> recordings, groups;
     std::map<std::string, int> recording_codes, group_codes;
-    for (const auto& [key, outcome] : row.clips) {
-        const auto other = joint.clips.find(key);
-        if (other == joint.clips.end()) continue;
-        const auto value = [within](const Outcome& o) {
-            return within ? (o.within ? 1.0 : 0.0) : (o.everywhere ? 1.0 : 0.0);
-        };
+    const auto value = [within](const Outcome& o) { return (within ? o.within : o.everywhere) ? 1.0 : 0.0; };
+    for (const auto& [key, outcome] : b.clips) {
+        const auto other = a.clips.find(key);
+        if (other == a.clips.end() || (!group.empty() && outcome.group != group)) continue;
         differences.push_back(value(other->second) - value(outcome));
         recordings.push_back(
             recording_codes.emplace(outcome.group + "\n" + outcome.recording, static_cast<int>(recording_codes.size()))
@@ -70,12 +98,11 @@ std::optional<Gap> gap_of(const Scored& joint, const Scored& row, bool within, i
         groups.push_back(group_codes.emplace(outcome.group, static_cast<int>(group_codes.size())).first->second);
     }
     if (differences.empty()) return std::nullopt;
-    Gap gap;
-    for (const double d : differences) gap.mean += d;
-    gap.mean /= static_cast<double>(differences.size());
-    gap.clips = differences.size();
-    gap.interval = bootstrap_mean(differences, recordings, groups, 0.95, resamples, seed);
-    return gap;
+    Difference out{.clips = differences.size(), .recordings = recording_codes.size()};
+    for (const double d : differences) out.mean += d;
+    out.mean /= static_cast<double>(differences.size());
+    out.interval = bootstrap_mean(differences, recordings, groups, 0.95, bootstrap.resamples, bootstrap.seed);
+    return out;
 }
 
 size_t display_width(std::string_view text) {
@@ -88,20 +115,26 @@ std::string percent(double share) {
     return std::isfinite(share) ? fmt::format("{:.1f}", 100 * share) : std::string("–");
 }
 
-std::string gap_text(const std::optional<Gap>& gap) {
+std::string gap_text(const std::optional<Difference>& gap) {
     if (!gap) return "–";
     return fmt::format("{:+.1f} [{:+.1f}, {:+.1f}]", 100 * gap->mean, 100 * gap->interval.low,
                        100 * gap->interval.high);
 }
 
-Json gap_json(const std::optional<Gap>& gap) {
+Json gap_json(const std::optional<Difference>& gap) {
     if (!gap) return nullptr;
-    return {{"mean", gap->mean}, {"low", gap->interval.low}, {"high", gap->interval.high}, {"clips", gap->clips}};
+    return {{"mean", gap->mean},
+            {"low", gap->interval.low},
+            {"high", gap->interval.high},
+            {"clips", gap->clips},
+            {"recordings", gap->recordings}};
 }
 
 }  // namespace
 
-Table make_table(std::vector<TableRow> rows, const TableReference& reference, int resamples, uint64_t seed) {
+Table make_table(std::vector<TableRow> rows, const TableReference& reference, int resamples, uint64_t seed,
+                 const std::vector<Comparison>& comparisons) {
+    const Bootstrap bootstrap{resamples, seed};
     std::vector<std::string> groups;
     for (const TableRow& row : rows)
         for (const Predictions& part : row.parts)
@@ -109,9 +142,13 @@ Table make_table(std::vector<TableRow> rows, const TableReference& reference, in
                 if (std::find(groups.begin(), groups.end(), group.name) == groups.end()) groups.push_back(group.name);
     std::sort(groups.begin(), groups.end());
 
+    auto is_control = [&](const TableRow& row) {
+        return std::find(reference.controls.begin(), reference.controls.end(), row.row) != reference.controls.end();
+    };
     auto rank = [&](const TableRow& row) {
         if (row.row == reference.joint) return row.head == "own" ? 0 : 1;
         if (row.row == "specialists") return 2;
+        if (is_control(row)) return 5;
         return row.row == reference.base ? 4 : 3;
     };
     std::stable_sort(rows.begin(), rows.end(), [&](const TableRow& a, const TableRow& b) {
@@ -119,18 +156,22 @@ Table make_table(std::vector<TableRow> rows, const TableReference& reference, in
     });
 
     std::vector<Scored> scored;
-    for (const TableRow& row : rows) scored.push_back(outcomes_of(row, groups.size()));
+    std::map<std::string, int> label_codes;
+    for (const TableRow& row : rows) scored.push_back(outcomes_of(row, groups.size(), label_codes));
     auto find = [&](const std::string& name, const std::string& head) -> const Scored* {
         for (size_t i = 0; i < rows.size(); ++i)
             if (!name.empty() && rows[i].row == name && rows[i].head == head) return &scored[i];
         return nullptr;
     };
+    // Nobody shares the specialists' heads: they are compared with the base under the first head that it has.
+    size_t first_base = 0;
+    while (first_base < rows.size() && (reference.base.empty() || rows[first_base].row != reference.base)) ++first_base;
 
     Table table;
     table.header = {"model", "head", "clips pooled"};
     for (const std::string& group : groups) table.header.push_back(group + " within");
     for (const std::string& group : groups) table.header.push_back(group + " union");
-    for (const char* name : {"all union", "macro-F1", "gap within", "gap union", "gain on base"})
+    for (const char* name : {"all union", "macro-F1", "gap within", "gap union", "gain within", "gain union"})
         table.header.emplace_back(name);
 
     table.narrow_header = {{"", "model"}, {"", "head"}, {"clips", "pooled"}};
@@ -138,6 +179,7 @@ Table make_table(std::vector<TableRow> rows, const TableReference& reference, in
     for (const char* name : {"all", "macro-F1"}) table.narrow_header.emplace_back("", name);
     table.narrow_header.emplace_back("gap to joint,", "union");
     table.narrow_header.emplace_back("gain on base,", "union");
+    bool specialists_gain = false;
 
     Json rows_json = Json::array();
     double best_system = -1;
@@ -167,30 +209,30 @@ Table make_table(std::vector<TableRow> rows, const TableReference& reference, in
                 {"union_accuracy", n > 0 && scored[i].has_union ? Json(everywhere / n) : Json(nullptr)}};
         }
         double all = NAN, f1 = NAN;
-        if (scored[i].has_union && clips > 0 && row.parts.size() == 1) {
+        if (scored[i].has_union && clips > 0) {
             all = union_sum / static_cast<double>(clips);
-            std::vector<int> truth, predicted;
-            for (const ClipPrediction& clip : row.parts[0].clips) {
-                truth.push_back(clip.truth);
-                predicted.push_back(clip.predicted);
-            }
-            f1 = macro_f1(truth, predicted);
-            if (!row.pooled_data && all > best_system) {
+            f1 = macro_f1(scored[i].truth, scored[i].predicted);
+            if (!row.pooled_data && !is_control(row) && all > best_system) {
                 best_system = all;
                 best_index = i;
             }
         }
         const bool is_joint = row.row == reference.joint;
         const bool is_base = row.row == reference.base;
+        const bool is_specialists = row.row == "specialists";
         // The gap compares equal heads; specialists' own heads are compared with the joint model's own.
         const Scored* joint = is_joint ? nullptr : find(reference.joint, row.head);
         const Scored* base = is_base || is_joint ? nullptr : find(reference.base, row.head);
-        const auto gap_within = joint == nullptr ? std::nullopt : gap_of(*joint, scored[i], true, resamples, seed);
-        const auto gap_union =
-            joint == nullptr || !scored[i].has_union ? std::nullopt : gap_of(*joint, scored[i], false, resamples, seed);
-        // The gain is row − base: the same difference with the sides exchanged.
-        const auto gain =
-            base == nullptr || !scored[i].has_union ? std::nullopt : gap_of(scored[i], *base, false, resamples, seed);
+        if (is_specialists && base == nullptr && first_base < rows.size()) {
+            base = &scored[first_base];
+            specialists_gain = true;
+        }
+        auto difference = [&](const Scored* a, const Scored* b, bool within) -> std::optional<Difference> {
+            if (a == nullptr || b == nullptr || (!within && !(a->has_union && b->has_union))) return std::nullopt;
+            return difference_of(*a, *b, within, bootstrap);
+        };
+        const auto gap_within = difference(joint, &scored[i], true), gap_union = difference(joint, &scored[i], false);
+        const auto gain_within = difference(&scored[i], base, true), gain_union = difference(&scored[i], base, false);
 
         std::vector<std::string> narrow = {row.row, row.head, row.pooled_data ? "yes" : "no"};
         for (size_t g = 0; g < groups.size(); ++g)
@@ -199,7 +241,7 @@ Table make_table(std::vector<TableRow> rows, const TableReference& reference, in
         narrow.push_back(percent(all));
         narrow.push_back(percent(f1));
         narrow.push_back(gap_union || !gap_within ? gap_text(gap_union) : "within " + gap_text(gap_within));
-        narrow.push_back(gap_text(gain));
+        narrow.push_back(gain_union || !gain_within ? gap_text(gain_union) : "within " + gap_text(gain_within));
         table.narrow_cells.push_back(std::move(narrow));
 
         std::vector<std::string> cells = {row.row, row.head, row.pooled_data ? "yes" : "no"};
@@ -209,31 +251,40 @@ Table make_table(std::vector<TableRow> rows, const TableReference& reference, in
         cells.push_back(percent(f1));
         cells.push_back(gap_text(gap_within));
         cells.push_back(gap_text(gap_union));
-        cells.push_back(gap_text(gain));
+        cells.push_back(gap_text(gain_within));
+        cells.push_back(gap_text(gain_union));
         table.cells.push_back(std::move(cells));
         json["clips"] = clips;
         json["union_accuracy"] = std::isfinite(all) ? Json(all) : Json(nullptr);
         json["macro_f1"] = std::isfinite(f1) ? Json(f1) : Json(nullptr);
         json["gap_within"] = gap_json(gap_within);
         json["gap_union"] = gap_json(gap_union);
-        json["gain_on_base"] = gap_json(gain);
+        json["gain_within"] = gap_json(gain_within);
+        json["gain_on_base"] = gap_json(gain_union);
         rows_json.push_back(std::move(json));
     }
 
     Json system = nullptr;
-    size_t clips = 0;
-    for (const Scored& s : scored) clips = std::max(clips, s.clips.size());
+    size_t clips = 0, recordings = 0, folds = 0;
+    for (size_t i = 0; i < rows.size(); ++i) {
+        clips = std::max(clips, scored[i].clips.size());
+        recordings = std::max(recordings, recordings_of(scored[i]));
+        if (scored[i].has_union) folds = std::max(folds, rows[i].parts.size());
+    }
     table.notes.push_back(
-        fmt::format("{} held-out clips. Figures in percent. within = best class of the clip's own group; union = best "
-                    "of all classes.",
-                    clips));
+        fmt::format("{} held-out clips of {} recordings{}. Figures in percent. within = best class of the clip's own "
+                    "group; union = best of all classes.",
+                    clips, recordings, folds > 1 ? fmt::format(", pooled over {} folds", folds) : std::string()));
     table.notes.push_back(
         fmt::format("gap = joint − row and gain = row − base, with the same head and on the same clips, in points; 95 "
                     "% interval of a paired bootstrap over "
                     "recordings ({} rounds, stratified by group).",
                     resamples));
+    if (specialists_gain)
+        table.notes.push_back(fmt::format("the specialists' gain is within groups, their own heads against {} · {}",
+                                          rows[first_base].row, rows[first_base].head));
     if (const Scored* own = find(reference.joint, "own"); own != nullptr && best_system >= 0) {
-        const auto gap = gap_of(*own, scored[best_index], false, resamples, seed);
+        const auto gap = difference_of(*own, scored[best_index], false, bootstrap);
         system = {{"row", rows[best_index].row}, {"head", rows[best_index].head}, {"gap", gap_json(gap)}};
         table.notes.push_back(
             fmt::format("system gap, joint with its own head against the row without pooled clips that is best on "
@@ -246,9 +297,12 @@ Table make_table(std::vector<TableRow> rows, const TableReference& reference, in
                 fmt::format("{} · {} was scored on {} of these clips; its gaps are over the clips that both rows have",
                             rows[i].row, rows[i].head, scored[i].clips.size()));
     std::map<std::string, int> unseen;
-    for (const TableRow& row : rows)
+    for (const TableRow& row : rows) {
+        std::map<std::string, int> of_row;  // folds leave out different clips
         for (const Predictions& part : row.parts)
-            for (const auto& [label, n] : part.unseen) unseen[label] = std::max(unseen[label], n);
+            for (const auto& [label, n] : part.unseen) of_row[label] += n;
+        for (const auto& [label, n] : of_row) unseen[label] = std::max(unseen[label], n);
+    }
     if (!unseen.empty()) {
         int total = 0;
         std::vector<std::string> names;
@@ -259,49 +313,95 @@ Table make_table(std::vector<TableRow> rows, const TableReference& reference, in
         table.notes.push_back(fmt::format("{} held-out clips of labels without a training clip are left out: {}", total,
                                           fmt::join(names, ", ")));
     }
-    table.json = {{"format", "biophony-table/0"}, {"groups", groups}, {"rows", rows_json}, {"system_gap", system},
-                  {"resamples", resamples},       {"seed", seed},     {"unseen", unseen},  {"notes", table.notes}};
+
+    std::vector<std::string> names;
+    for (const TableRow& row : rows) names.push_back(row.row + " · " + row.head);
+    auto compared = [&](const std::string& name, bool within) -> const Scored& {
+        const auto at = static_cast<size_t>(std::find(names.begin(), names.end(), name) - names.begin());
+        if (at == names.size())
+            throw Error(Code::kInvalid,
+                        fmt::format("compare: there is no row '{}'{}", name, did_you_mean(name, names)));
+        if (!within && !scored[at].has_union)
+            throw Error(
+                Code::kInvalid,
+                fmt::format("compare: the row '{}' knows no union of groups, expected \"figure\": \"within\"", name));
+        return scored[at];
+    };
+    table.compare_header = {"a", "b", "figure", "clips", "all"};
+    table.compare_header.insert(table.compare_header.end(), groups.begin(), groups.end());
+    Json compare_json = Json::array();
+    for (const Comparison& comparison : comparisons) {
+        const Scored &a = compared(comparison.a, comparison.within), &b = compared(comparison.b, comparison.within);
+        const auto all = difference_of(a, b, comparison.within, bootstrap);
+        if (!all)
+            throw Error(Code::kInvalid, fmt::format("compare: the rows '{}' and '{}' have no clip in common",
+                                                    comparison.a, comparison.b));
+        const std::string figure = comparison.within ? "within" : "union";
+        Json json = {{"a", comparison.a},
+                     {"b", comparison.b},
+                     {"figure", figure},
+                     {"all", gap_json(all)},
+                     {"groups", Json::object()}};
+        std::vector<std::string> cells = {comparison.a, comparison.b, figure, std::to_string(all->clips),
+                                          gap_text(all)};
+        for (const std::string& group : groups) {
+            const auto one = difference_of(a, b, comparison.within, bootstrap, group);
+            json["groups"][group] = gap_json(one);
+            cells.push_back(gap_text(one));
+        }
+        compare_json.push_back(std::move(json));
+        table.compare_cells.push_back(std::move(cells));
+    }
+    table.json = {{"format", "biophony-table/0"},
+                  {"groups", groups},
+                  {"clips", clips},
+                  {"recordings", recordings},
+                  {"folds", folds},
+                  {"rows", rows_json},
+                  {"compare", compare_json},
+                  {"system_gap", system},
+                  {"resamples", resamples},
+                  {"seed", seed},
+                  {"unseen", unseen},
+                  {"notes", table.notes}};
     return table;
 }
 
-std::string Table::to_text() const {
-    std::vector<size_t> widths;
-    for (const auto& [upper, lower] : narrow_header)
-        widths.push_back(std::max(display_width(upper), display_width(lower)));
-    for (const auto& row : narrow_cells)
-        for (size_t c = 0; c < row.size(); ++c) widths[c] = std::max(widths[c], display_width(row[c]));
-    auto line = [&](const auto& cell) {
-        std::string out;
-        for (size_t c = 0; c < widths.size(); ++c) {
-            const std::string text = cell(c), pad(widths[c] - display_width(text), ' ');
-            out += (c == 0 ? "" : "  ") + (c < 3 ? text + pad : pad + text);
-        }
-        while (!out.empty() && out.back() == ' ') out.pop_back();
-        return out + "\n";
-    };
-    std::string out = line([&](size_t c) { return narrow_header[c].first; }) +
-                      line([&](size_t c) { return narrow_header[c].second; });
+namespace {
+
+using Cells = std::vector<std::vector<std::string>>;
+
+constexpr const char* kCompareNote =
+    "a − b in points on the clips that both have, of all groups and of each, with the interval of the bootstrap above.";
+
+/// Columns of equal width, the first `left` flush left; a rule under the first `headings` lines.
+std::string aligned(const Cells& lines, size_t headings, size_t left) {
+    std::vector<size_t> widths(lines.front().size(), 0);
+    for (const auto& line : lines)
+        for (size_t c = 0; c < widths.size(); ++c) widths[c] = std::max(widths[c], display_width(line[c]));
+    std::string out, rule;
     size_t total = 2 * (widths.size() - 1);
     for (const size_t width : widths) total += width;
-    for (size_t i = 0; i < total; ++i) out += "─";
+    for (size_t i = 0; i < total; ++i) rule += "─";
+    for (size_t l = 0; l < lines.size(); ++l) {
+        std::string line;
+        for (size_t c = 0; c < widths.size(); ++c) {
+            const std::string &text = lines[l][c], pad(widths[c] - display_width(text), ' ');
+            line += (c == 0 ? "" : "  ") + (c < left ? text + pad : pad + text);
+        }
+        while (!line.empty() && line.back() == ' ') line.pop_back();
+        out += line + "\n";
+        if (l + 1 == headings) out += rule + "\n";
+    }
+    return out;
+}
+
+void add_csv(const std::vector<std::string>& line, std::string& out) {
+    for (size_t c = 0; c < line.size(); ++c) out += (c == 0 ? "" : ",") + csv_field(line[c]);
     out += "\n";
-    for (const auto& row : narrow_cells) out += line([&](size_t c) { return row[c]; });
-    for (const std::string& note : notes) out += "  " + note + "\n";
-    return out;
 }
 
-std::string Table::to_csv() const {
-    std::string out;
-    auto line = [&](const std::vector<std::string>& row) {
-        for (size_t c = 0; c < row.size(); ++c) out += (c == 0 ? "" : ",") + csv_field(row[c]);
-        out += "\n";
-    };
-    line(header);
-    for (const auto& row : cells) line(row);
-    return out;
-}
-
-std::string Table::to_markdown() const {
+std::string markdown(const std::vector<std::string>& header, const Cells& cells, size_t left) {
     auto escaped = [](std::string text) {
         for (size_t at = 0; (at = text.find('|', at)) != std::string::npos; at += 2) text.insert(at, "\\");
         return text;
@@ -309,15 +409,63 @@ std::string Table::to_markdown() const {
     std::string out = "|";
     for (const std::string& name : header) out += " " + escaped(name) + " |";
     out += "\n|";
-    for (size_t c = 0; c < header.size(); ++c) out += c < 3 ? " --- |" : " ---: |";
+    for (size_t c = 0; c < header.size(); ++c) out += c < left ? " --- |" : " ---: |";
     out += "\n";
     for (const auto& row : cells) {
         out += "|";
         for (const std::string& cell : row) out += " " + escaped(cell) + " |";
         out += "\n";
     }
-    out += "\n";
+    return out;
+}
+
+}  // namespace
+
+std::string Table::to_text() const {
+    Cells lines(2);
+    for (const auto& [upper, lower] : narrow_header) {
+        lines[0].push_back(upper);
+        lines[1].push_back(lower);
+    }
+    lines.insert(lines.end(), narrow_cells.begin(), narrow_cells.end());
+    std::string out = aligned(lines, 2, 3);
+    for (const std::string& note : notes) out += "  " + note + "\n";
+    if (compare_cells.empty()) return out;
+    lines = {compare_header};
+    lines.insert(lines.end(), compare_cells.begin(), compare_cells.end());
+    return out + "\n" + aligned(lines, 1, 3) + "  " + kCompareNote + "\n";
+}
+
+std::string Table::to_csv() const {
+    std::string out;
+    add_csv(header, out);
+    for (const auto& row : cells) add_csv(row, out);
+    return out;
+}
+
+std::string Table::to_compare_csv() const {
+    std::string out = "a,b,figure,group,clips,recordings,difference,low,high\n";
+    for (const Json& comparison : json.at("compare")) {
+        auto line = [&](const std::string& group, const Json& d) {
+            if (d.is_null()) return;
+            auto points = [&](const char* name) {
+                const double value = d.at(name).is_null() ? NAN : d.at(name).get<double>();
+                return std::isfinite(value) ? fmt::format("{:.2f}", 100 * value) : std::string();
+            };
+            add_csv({comparison.at("a"), comparison.at("b"), comparison.at("figure"), group, d.at("clips").dump(),
+                     d.at("recordings").dump(), points("mean"), points("low"), points("high")},
+                    out);
+        };
+        line("all", comparison.at("all"));
+        for (const auto& [group, d] : comparison.at("groups").items()) line(group, d);
+    }
+    return out;
+}
+
+std::string Table::to_markdown() const {
+    std::string out = markdown(header, cells, 3) + "\n";
     for (const std::string& note : notes) out += "- " + note + "\n";
+    if (!compare_cells.empty()) out += "\n" + markdown(compare_header, compare_cells, 3) + "\n- " + kCompareNote + "\n";
     return out;
 }
 

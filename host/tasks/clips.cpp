@@ -5,6 +5,7 @@
 #include <set>
 
 #include "audio/decode.hpp"
+#include "audio/stretch.hpp"
 #include "base/files.hpp"
 
 namespace biophony {
@@ -53,6 +54,7 @@ void ClipSet::save(const std::filesystem::path& folder, const std::vector<Skippe
     for (const SkippedFile& file : skipped) skipped_json.push_back({{"file", file.file}, {"reason", file.reason}});
     write_json(folder / "dataset.json", {{"format", "biophony-dataset/0"},
                                          {"group", group},
+                                         {"band_limit_hz", band_limit_hz},
                                          {"labels", labels()},
                                          {"recordings", recordings_json},
                                          {"clips", clips_json}});
@@ -65,6 +67,7 @@ ClipSet ClipSet::load(const std::filesystem::path& folder) {
     const Json places = read_json(folder / "locations.local.json");
     ClipSet set;
     set.group = data.at("group");
+    set.band_limit_hz = data.value("band_limit_hz", 0.0);  // results of older versions have none
     set.item = places.at("item");
     set.params = places.at("params");
     for (size_t i = 0; i < data.at("recordings").size(); ++i) {
@@ -99,10 +102,20 @@ ClipReader::ClipReader(const ClipSet& set, const Registry& registry) : set_(set)
 ClipReader::~ClipReader() = default;
 
 std::vector<float> ClipReader::read(const Clip& clip, double rate) {
-    const ClipRecording& recording = set_.recordings.at(clip.recording);
-    if (recording.source.uri.empty())
-        return source_->read(recording.source, recording.index, clip.start_s, clip.end_s, rate);
-    return decode_audio(recording.source.uri, clip.start_s, clip.end_s, recording.source.channel, rate);
+    const double limited = 2 * set_.band_limit_hz;
+    if (limited <= 0 || limited == rate) return read(clip.recording, clip.start_s, clip.end_s, rate);
+    const SampleSource source{.rate = limited, .frames = -1, .read = [&](int64_t first, int64_t count) {
+                                  const auto start = static_cast<double>(first) / limited;
+                                  return read(clip.recording, start, start + static_cast<double>(count) / limited,
+                                              limited);
+                              }};
+    return read_stretch(source, clip.start_s, clip.end_s, rate);
+}
+
+std::vector<float> ClipReader::read(size_t index, double start_s, double end_s, double rate) {
+    const ClipRecording& recording = set_.recordings.at(index);
+    if (recording.source.uri.empty()) return source_->read(recording.source, recording.index, start_s, end_s, rate);
+    return decode_audio(recording.source.uri, start_s, end_s, recording.source.channel, rate);
 }
 
 }  // namespace biophony

@@ -37,9 +37,10 @@ struct ClipRecording {
 /// The result of a data-set node. dataset.json holds what doesn't depend on where files lie, and is what counts for
 /// other nodes' keys; locations.local.json says where they are.
 struct ClipSet {
-    std::string group;  ///< the node's axis value, else its name: "amphibian"
-    std::string item;   ///< "dataset:table"
-    Json params;        ///< of the item
+    std::string group;         ///< the node's axis value, else its name: "amphibian"
+    std::string item;          ///< "dataset:table"
+    Json params;               ///< of the item
+    double band_limit_hz = 0;  ///< nothing above it is heard; 0 = no limit
     std::vector<ClipRecording> recordings;
     std::vector<Clip> clips;
     std::vector<std::string> labels() const;  ///< sorted, unique
@@ -54,10 +55,14 @@ public:
     /// `set` must outlive the reader. Opens the plugin where it serves samples itself.
     ClipReader(const ClipSet& set, const Registry& registry);
     ~ClipReader();
-    /// Mono samples of the whole clip at `rate` Hz.
+    /// Mono samples of the whole clip at `rate` Hz. Where the set has a band limit, the sound first goes through the
+    /// rate 2 · limit: what lies above the limit is 100 dB down or more, whatever the recording's own rate, and the
+    /// last 9 % below it belong to the filter's slope.
     std::vector<float> read(const Clip& clip, double rate);
 
 private:
+    std::vector<float> read(size_t recording, double start_s, double end_s, double rate);
+
     const ClipSet& set_;
     std::unique_ptr<DatasetSource> source_;
 };

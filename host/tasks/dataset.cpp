@@ -16,6 +16,7 @@
 #include "pipeline/graph.hpp"
 #include "tasks/clips.hpp"
 #include "tasks/node_types.hpp"
+#include "tasks/splits.hpp"
 
 namespace biophony {
 
@@ -81,35 +82,6 @@ private:
 std::string group_of(const std::string& node) {
     const size_t open = node.find('[');
     return open == std::string::npos || node.back() != ']' ? node : node.substr(open + 1, node.size() - open - 2);
-}
-
-/// Whole units go to one split. Within each label the units are put in a random but fixed order and dealt out so that
-/// the shares come as near to `fractions` as whole units allow; every label that is the first of some unit has a
-/// training unit, and from two units on a test unit, from three on a validation unit. A unit with several labels
-/// follows its first.
-void split_by_unit(ClipSet& set, const std::array<double, 3>& fractions, uint64_t seed) {
-    std::map<std::string, std::vector<std::string>> units_of;  // label → units
-    std::map<std::string, std::string> label_of;
-    for (const Clip& clip : set.clips) {
-        const std::string& unit = set.recordings[clip.recording].unit;
-        if (label_of.emplace(unit, clip.label).second) units_of[clip.label].push_back(unit);
-    }
-    std::map<std::string, Split> split_of;
-    for (auto& [label, units] : units_of) {
-        std::sort(units.begin(), units.end(), [&](const std::string& a, const std::string& b) {
-            const auto key = [&](const std::string& unit) { return sha256_hex(fmt::format("{}\n{}", seed, unit)); };
-            return std::pair(key(a), a) < std::pair(key(b), b);
-        });
-        const auto n = static_cast<double>(units.size());
-        auto share = [&](double fraction, size_t least) {
-            return fraction <= 0 ? size_t{0} : std::max(least, static_cast<size_t>(n * fraction + 0.5));
-        };
-        const size_t test = units.size() < 2 ? 0 : std::min(share(fractions[2], 1), units.size() - 1);
-        const size_t valid = units.size() < 3 ? 0 : std::min(share(fractions[1], 1), units.size() - 1 - test);
-        for (size_t i = 0; i < units.size(); ++i)
-            split_of[units[i]] = i < test ? Split::kTest : i < test + valid ? Split::kValid : Split::kTrain;
-    }
-    for (Clip& clip : set.clips) clip.split = split_of.at(set.recordings[clip.recording].unit);
 }
 
 /// Recordings with the same bytes are one unit, whatever they are called. Returns how many were joined to another.
@@ -188,6 +160,33 @@ void check_dataset(const GraphNode& node, const Registry&, std::string_view poin
                             {.pointer = std::string(pointer) + "/split/fractions"},
                             fmt::format("found {}, expected three shares that sum to 1, the first (train) above 0",
                                         fractions.dump())});
+    const Json& split = node.params.at("split");
+    auto problem = [&](const char* where, std::string message) {
+        problems.push_back({Code::kInvalid, {.pointer = std::string(pointer) + where}, std::move(message)});
+    };
+    if (split.at("by") != "folds") {
+        for (const char* name : {"folds", "fold"})
+            if (split.contains(name))
+                problem("/split", fmt::format("found '{}' with \"by\": \"{}\", expected it with \"by\": \"folds\" only",
+                                              name, split.at("by").get<std::string>()));
+        return;
+    }
+    for (const char* name : {"folds", "fold"})
+        if (!split.contains(name))
+            return problem("/split",
+                           fmt::format("'{}' is missing; expected {}", name,
+                                       name == std::string_view("fold") ? "which fold is the test split, from 0"
+                                                                        : "how many folds there are"));
+    const int64_t folds = split.at("folds"), fold = split.at("fold");
+    if (fold >= folds)
+        return problem("/split/fold",
+                       fmt::format("found the fold {}, expected 0 to {} for {} folds", fold, folds - 1, folds));
+    if (node.params.at("group_name") == "")
+        for (const auto& [axis, value] : node.axes)
+            if (value == std::to_string(fold))
+                return problem("", fmt::format("the group would be called '{}', another one in each fold; expected a "
+                                               "\"group_name\" without the axis '{}', such as \"{{taxon}}\"",
+                                               group_of(node.id), axis));
 }
 
 void run_dataset(TaskContext& context) {
@@ -195,7 +194,9 @@ void run_dataset(TaskContext& context) {
     const Json split = params.at("split");
     params.erase("split");
     const std::string group = params.value("group_name", "");
-    params.erase("group_name");
+    const size_t minimum_recordings = params.at("minimum_recordings");
+    const double band_limit_hz = params.at("band_limit_hz");
+    for (const char* ours : {"group_name", "minimum_recordings", "band_limit_hz"}) params.erase(ours);
 
     // Whatever is random in a data set has a seed among its parameters: readers open it again without this node.
     CallOptions options{.seed = 0,
@@ -211,6 +212,7 @@ void run_dataset(TaskContext& context) {
     set.group = group.empty() ? group_of(context.node) : group;
     set.item = context.item->name();
     set.params = params;
+    set.band_limit_hz = band_limit_hz;
 
     Inventory inventory(sha256_hex(context.item->name() + canonical(params) + sources::k_dataset));
     std::vector<size_t> place(described.recordings.size(), SIZE_MAX);
@@ -300,6 +302,23 @@ void run_dataset(TaskContext& context) {
     if (const size_t joined = join_equal_recordings(set); joined > 0)
         context.note(
             fmt::format("{} recordings are byte for byte another one; each stays in the other's split", joined));
+    if (const LeftOut rare = drop_rare_labels(set, minimum_recordings); rare.labels > 0) {
+        context.note(fmt::format("{} labels with fewer than {} recordings were left out, with their {} clips",
+                                 rare.labels, minimum_recordings, rare.clips));
+        if (set.clips.empty())
+            throw Error(Code::kRunFailed,
+                        fmt::format("no label has {} recordings, as \"minimum_recordings\" asks", minimum_recordings));
+    }
+    if (band_limit_hz > 0) {
+        std::set<size_t> low;
+        for (const Clip& clip : set.clips)
+            if (set.recordings[clip.recording].source.sample_rate <= 2 * band_limit_hz) low.insert(clip.recording);
+        if (!low.empty())
+            context.note(
+                fmt::format("{} recordings have no sound up to {} Hz or end there by themselves (sample rate {} "
+                            "Hz or less): the band limit doesn't make them like the others",
+                            low.size(), band_limit_hz, 2 * band_limit_hz));
+    }
 
     const std::string by = split.at("by");
     if (by == "source" || (by == "auto" && source_has_splits)) {
@@ -308,6 +327,8 @@ void run_dataset(TaskContext& context) {
                         fmt::format("the source gives no split for a clip of '{}', expected train, valid or test for "
                                     "every clip; or use \"split\": {{\"by\": \"recording\"}}",
                                     without_split));
+    } else if (by == "folds") {
+        split_by_fold(set, split.at("folds"), split.at("fold"), split.at("seed"));
     } else {
         std::array<double, 3> fractions{};
         for (size_t i = 0; i < 3; ++i) fractions[i] = split.at("fractions").at(i);
@@ -337,15 +358,22 @@ NodeType dataset_type() {
                     "type": "object", "default": {},
                     "description": "how clips come into train, valid and test; whole recordings always stay together",
                     "properties": {
-                        "by": {"enum": ["auto", "source", "recording"], "default": "auto",
-                               "description": "the source's own split, or one by recording; auto: the source's where it has one"},
+                        "by": {"enum": ["auto", "source", "recording", "folds"], "default": "auto",
+                               "description": "the source's own split, one by recording, or one fold of several; auto: the source's where it has one"},
                         "fractions": {"type": "array", "items": {"type": "number", "minimum": 0, "maximum": 1}, "minItems": 3, "maxItems": 3,
-                                      "default": [0.6, 0.2, 0.2], "description": "of train, valid and test, per label"},
+                                      "default": [0.6, 0.2, 0.2], "description": "of train, valid and test, per label; for splits by recording"},
+                        "folds": {"type": "integer", "minimum": 3, "maximum": 1000, "description": "with \"by\": \"folds\": how many"},
+                        "fold": {"type": "integer", "minimum": 0,
+                                 "description": "with \"by\": \"folds\": the test split, from 0; the next one is valid, the others train"},
                         "seed": {"type": "integer", "minimum": 0, "default": 0}
                     }
                 },
                 "group_name": {"type": "string", "default": "",
-                               "description": "the group's name in tables; empty = the node's axis value, else its name"}
+                               "description": "the group's name in tables; empty = the node's axis value, else its name"},
+                "minimum_recordings": {"type": "integer", "minimum": 1, "maximum": 1000000, "default": 1,
+                                       "description": "labels with fewer recordings are left out"},
+                "band_limit_hz": {"type": "number", "minimum": 0, "default": 0,
+                                  "description": "all sound passes one low-pass first, so that recordings of different rates can't be told apart by their bandwidth; 0 = none"}
             }
         })"),
         .volatile_source = true,

@@ -6,6 +6,7 @@ const NodeTypes& node_types() {
     static const NodeTypes types = [] {
         NodeTypes all;
         all.add(dataset_type());
+        all.add(background_type());
         all.add(encoder_type());
         all.add(pretrain_type());
         all.add(fine_tune_type());

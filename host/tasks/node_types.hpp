@@ -6,6 +6,7 @@
 namespace biophony {
 
 NodeType dataset_type();
+NodeType background_type();
 NodeType encoder_type();
 NodeType pretrain_type();
 NodeType fine_tune_type();

@@ -59,7 +59,8 @@ inline NodeTypes types() {
              .output = "dataset",
              .parameters = Json::parse(R"({"type": "object", "properties": {
                  "split": {"type": "object", "default": {}, "properties": {
-                     "by": {"enum": ["auto", "source", "recording"], "default": "auto"},
+                     "by": {"enum": ["auto", "source", "recording", "folds"], "default": "auto"},
+                     "folds": {"type": "integer", "minimum": 3}, "fold": {"type": "integer", "minimum": 0},
                      "seed": {"type": "integer", "minimum": 0, "default": 0}}},
                  "group_name": {"type": "string", "default": ""}}})"),
              .volatile_source = true});
@@ -108,11 +109,14 @@ inline NodeTypes types() {
          .torch = true});
     all.add({.name = "table",
              .inputs = {{.name = "scores", .types = {"metrics"}, .many = true},
-                        {.name = "joint", .types = {"checkpoint", "encoder"}, .required = false},
-                        {.name = "base", .types = {"encoder"}, .required = false},
+                        {.name = "joint", .types = {"checkpoint", "encoder"}, .many = true, .required = false},
+                        {.name = "base", .types = {"encoder"}, .many = true, .required = false},
+                        {.name = "controls", .types = {"encoder", "checkpoint"}, .many = true, .required = false},
                         {.name = "experts", .types = {"checkpoint"}, .many = true, .required = false}},
              .output = "report",
-             .parameters = Json::parse(R"({"type": "object", "properties": {}})"),
+             .parameters = Json::parse(R"({"type": "object", "properties": {
+                 "compare": {"type": "array", "default": [], "items": {"type": "object", "required": ["a", "b"], "properties": {
+                     "a": {"type": "string"}, "b": {"type": "string"}, "figure": {"enum": ["within", "union"]}}}}}})"),
              .expand = expand_table});
     return all;
 }
