@@ -16,9 +16,11 @@ namespace biophony {
 void HeadFile::save(const std::filesystem::path& file) const {
     const bool wide = weight.scalar_type() == at::kDouble;
     const DType dtype = wide ? DType::kF64 : DType::kF32;
-    SafetensorsWriter writer(file, {{"weight", dtype, weight.sizes().vec()}, {"bias", dtype, bias.sizes().vec()}},
-                             {{"biophony.format", "head/0"},
-                              {"biophony.head", canonical({{"kind", kind}, {"labels", labels}, {"groups", groups}})}});
+    SafetensorsWriter writer(
+        file, {{"weight", dtype, weight.sizes().vec()}, {"bias", dtype, bias.sizes().vec()}},
+        {{"biophony.format", "head/0"},
+         {"biophony.head",
+          canonical({{"kind", kind}, {"labels", labels}, {"groups", groups}, {"pooling", to_string(pooling)}})}});
     for (const auto& [name, tensor] : {std::pair("weight", weight.contiguous()), std::pair("bias", bias.contiguous())})
         writer.write(name, 0, {static_cast<const std::byte*>(tensor.data_ptr()), tensor.nbytes()});
     writer.finish();
@@ -34,6 +36,7 @@ HeadFile HeadFile::load(const std::filesystem::path& file) {
     out.kind = card.at("kind");
     out.labels = card.at("labels").get<std::vector<std::string>>();
     out.groups = card.at("groups").get<std::vector<std::string>>();
+    out.pooling = pooling_from(card.value("pooling", "mean"));
     auto tensor = [&](const char* name) {
         const TensorInfo& info = source.require(name);
         at::Tensor values = at::empty(info.shape, info.dtype == DType::kF64 ? at::kDouble : at::kFloat);

@@ -8,18 +8,20 @@
 #include <vector>
 
 #include "base/json.hpp"
+#include "learn/pooling.hpp"
 #include "pipeline/node_type.hpp"
 #include "tasks/clips.hpp"
 
 namespace biophony {
 
 /// head.safetensors: "weight" (C, D) and "bias" (C), float64 or float32; metadata "biophony.head": JSON with "kind",
-/// "labels" and "groups".
+/// "labels", "groups" and "pooling" (a file without it: mean). D is what the pooling gives.
 struct HeadFile {
     at::Tensor weight, bias;
     std::string kind;  ///< "own" (trained with the encoder), "ridge", "ridge, strength 0.1": what tables call it
     std::vector<std::string> labels;  ///< class index → label
     std::vector<std::string> groups;  ///< whose clips it has seen
+    Pooling pooling = Pooling::kMean;
 
     void save(const std::filesystem::path& file) const;
     static HeadFile load(const std::filesystem::path& file);

@@ -15,6 +15,10 @@
 
 namespace biophony {
 
+namespace {
+constexpr double kRounding = 1e-12;  // of a sum of squares, relative
+}
+
 RidgeSums::RidgeSums(int64_t features, int64_t classes)
     : x(at::zeros({features}, at::kDouble)),
       y(at::zeros({classes}, at::kDouble)),
@@ -72,7 +76,9 @@ RidgeModel solve_ridge(const RidgeSums& sums, std::optional<double> strength) {
         const double rss = total - (energy * (2.0 * inverse - values * inverse * inverse)).sum().item<double>();
         const double freedom = 1.0 + (values * inverse).sum().item<double>();
         const double left = 1.0 - freedom / sums.n;
-        return left <= 0 ? std::numeric_limits<double>::infinity() : std::max(rss, 0.0) / sums.n / (left * left);
+        // What is left of a fit that goes through all clips is rounding, and mustn't win.
+        return left <= 0 ? std::numeric_limits<double>::infinity()
+                         : std::max(rss, kRounding * total) / sums.n / (left * left);
     };
     RidgeModel model;
     if (strength) {

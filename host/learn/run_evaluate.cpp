@@ -40,7 +40,7 @@ void run_evaluate(TaskContext& context) {
 
     WindowFeatures windows(sets, split, *context.registry, *encoder.module, *context.progress, *context.cancel);
     const at::Tensor features =
-        embed(*encoder.module, windows, context.params.at("batch"), *context.progress, *context.cancel);
+        embed(*encoder.module, windows, context.params.at("batch"), *context.progress, *context.cancel, head.pooling);
     const at::Tensor scores =
         (at::matmul(features.to(at::kDouble), head.weight.to(at::kDouble).t()) + head.bias.to(at::kDouble))
             .contiguous();

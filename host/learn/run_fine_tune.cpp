@@ -26,6 +26,10 @@ void run_fine_tune(TaskContext& context) {
     const std::vector<std::string> labels = trained_labels(sets);
     LoadedEncoder encoder = load_encoder(context.input("encoder").folder / "encoder.safetensors", *context.registry);
     const CrashContext crash(encoder.card.encoder, context.node);
+    if (encoder.module->parameters().empty())
+        throw Error(Code::kRunFailed,
+                    fmt::format("{} has no parameters, so there is nothing to fine-tune; give it a head instead",
+                                encoder.card.encoder));
     WindowFeatures windows(sets, Split::kTrain, *context.registry, *encoder.module, *context.progress, *context.cancel);
     WindowFeatures valid(sets, Split::kValid, *context.registry, *encoder.module, *context.progress, *context.cancel);
     const TrainedHead trained = train(*encoder.module, windows, classes_of(windows, labels), valid,

@@ -43,7 +43,8 @@ void run_head(TaskContext& context) {
     const std::vector<std::string> labels = trained_labels(sets);
     LoadedEncoder encoder = load_encoder(context.input("encoder").folder / "encoder.safetensors", *context.registry);
     const CrashContext crash(encoder.card.encoder, context.node);
-    const int64_t width = encoder.module->info().width;
+    const Pooling pooling = pooling_from(context.params.at("pooling").get<std::string>());
+    const int64_t width = pooled_width(encoder.module->info(), pooling);
     const auto begin = std::chrono::steady_clock::now();
 
     // One contributor after the other: each sees its own clips only, and sends sums.
@@ -55,7 +56,7 @@ void run_head(TaskContext& context) {
         WindowFeatures windows(own, Split::kTrain, *context.registry, *encoder.module, *context.progress,
                                *context.cancel);
         const at::Tensor features =
-            embed(*encoder.module, windows, context.params.at("batch"), *context.progress, *context.cancel);
+            embed(*encoder.module, windows, context.params.at("batch"), *context.progress, *context.cancel, pooling);
         std::vector<int64_t> classes;
         for (size_t w = 0; w < windows.windows().size(); ++w)
             classes.push_back(class_of(labels, windows.clip(w).label));
@@ -73,14 +74,17 @@ void run_head(TaskContext& context) {
         context.note(fmt::format("the best ridge strength, {:.3g}, lies at the edge of the grid that was searched",
                                  model.strength));
     const std::string given = context.params.at("name");
-    const std::string name = !given.empty() ? given : strength ? fmt::format("ridge, strength {}", *strength) : "ridge";
-    HeadFile{model.weight, model.bias, name, labels, groups}.save(context.out / "head.safetensors");
+    std::string name = given.empty() ? "ridge" : given;
+    if (given.empty() && pooling != Pooling::kMean) name += fmt::format(", {}", to_string(pooling));
+    if (given.empty() && strength) name += fmt::format(", strength {}", *strength);
+    HeadFile{model.weight, model.bias, name, labels, groups, pooling}.save(context.out / "head.safetensors");
     hand_on_encoder(context.input("encoder"), context.out);
     write_json(context.out / "head.json", {{"format", "biophony-head/0"},
                                            {"kind", "ridge"},
                                            {"name", name},
                                            {"labels", labels},
                                            {"groups", groups},
+                                           {"pooling", to_string(pooling)},
                                            {"windows", count},
                                            {"strength", model.strength},
                                            {"gcv", model.gcv},

@@ -26,14 +26,14 @@ NodeType head_type() {
                 "kind": {"enum": ["ridge"], "default": "ridge",
                          "description": "ridge: ridge regression on one-hot labels from summed statistics: n, Σx, Σy, XᵀX, XᵀY, YᵀY"},
                 "name": {"type": "string", "default": "",
-                         "description": "what tables call the head; empty = its kind, and its strength where one is given. Heads of different names are not compared"},
+                         "description": "what tables call the head; empty = its kind, pooling and strength where they aren't the defaults. Heads of different names are not compared"},
                 "strength": {"type": "number", "exclusiveMinimum": 0,
                              "description": "ridge penalty relative to the mean feature variance; without it, chosen by generalised cross-validation"},
-                "batch": {
-        "type" : "integer", "minimum" : 1, "maximum" : 4096, "default" : 16, "description" : "clips per forward pass"
-    }
-}
-})"),
+                "pooling": {"enum": ["mean", "bands"], "default": "mean",
+                            "description": "mean over all frames, or over time for each frequency band of the encoder"},
+                "batch": {"type": "integer", "minimum": 1, "maximum": 4096, "default": 16, "description": "clips per forward pass"}
+            }
+        })"),
         .torch = true,
         .sources = sources::k_head,
         .run = [](TaskContext& context) { torch_runtime().run_head(context); },

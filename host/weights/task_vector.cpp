@@ -163,6 +163,8 @@ void write_task_vector(const std::filesystem::path& base_path, const std::filesy
                        const std::filesystem::path& out, const std::map<std::string, std::string>& extra) {
     const SafetensorsFile base = SafetensorsFile::open(base_path), model = SafetensorsFile::open(model_path);
     check_same_model(base, model);
+    if (base.tensors().empty())
+        refuse(base, fmt::format("{} has no parameters, so there is no task vector", EncoderCard::from(base).encoder));
 
     const std::map<std::string, std::string> hashes = tensor_hashes(base);
     std::map<std::string, std::string> metadata = EncoderCard::from(base).to_metadata();

@@ -141,5 +141,54 @@ class Walk(unittest.TestCase):
         self.assertEqual(state["table"], "run")
 
 
+class WithoutWeights(unittest.TestCase):
+    """encoder:mel-statistics has nothing to learn; a head on it is scored as any other."""
+
+    def test_head_and_score_but_no_fine_tuning(self):
+        pipeline = tiny_pipeline(axes={"taxon": ["frog", "cricket"]})
+        clips = pipeline["nodes"]["clips[taxon]"]
+        pipeline["nodes"] = {
+            "clips[taxon]": clips,
+            "mel": {"use": "encoder:mel-statistics", "with": {"window_seconds": 1.0}},
+            "model": {"use": "head", "in": {"encoder": "mel", "data": ["clips[*]"]}, "with": {"pooling": "bands"}},
+            "score": {"use": "evaluate", "in": {"model": "model", "data": ["clips[*]"]}},
+            "table": {"use": "table", "in": {"scores": ["score"], "base": "mel"}},
+        }
+        with Folder() as folder:
+            folder.write("p.json", pipeline)
+            run = folder.run("run", "p.json", "--out", "run", "--threads", "1")
+            self.assertEqual(run.returncode, 0, run.stderr)
+            self.assertIn("ridge, bands", run.stdout)
+            nodes = folder.path / "run" / "nodes"
+            metadata, encoder = tensors(nodes / "mel" / "encoder.safetensors")
+            self.assertEqual((metadata["biophony.encoder"], encoder), ("encoder:mel-statistics", {}))
+            metadata, head = tensors(nodes / "model" / "head.safetensors")
+            self.assertEqual(json.loads(metadata["biophony.head"])["pooling"], "bands")
+            self.assertEqual(head["weight"][0]["shape"], [4, 256])
+            self.assertTrue((nodes / "score" / "metrics.json").exists())
+            pipeline["nodes"]["tuned"] = {"use": "fine-tune", "in": {"encoder": "mel", "data": ["clips[*]"]}}
+            folder.write("p.json", pipeline)
+            refused = folder.run("run", "p.json", "--out", "again", "--threads", "1")
+            self.assertEqual(refused.returncode, 1)
+            self.assertIn("has no parameters, so there is nothing to fine-tune", refused.stderr)
+
+    def test_bands_of_a_network(self):
+        pipeline = tiny_pipeline()
+        nodes = pipeline["nodes"]
+        for name in [name for name in nodes if not name.startswith(("base", "clips"))]:
+            del nodes[name]
+        pipeline["axes"].pop("lambda")
+        for pooling in ("mean", "bands"):
+            nodes[pooling] = {"use": "head", "in": {"encoder": "base", "data": ["clips[*]"]}, "with": {"pooling": pooling}}
+            nodes["score." + pooling] = {"use": "evaluate", "in": {"model": pooling, "data": ["clips[*]"]}}
+        with Folder() as folder:
+            folder.write("p.json", pipeline)
+            run = folder.run("run", "p.json", "--out", "run", "--threads", "1")
+            self.assertEqual(run.returncode, 0, run.stderr)
+            for pooling, width in (("mean", 32), ("bands", 256)):
+                _, head = tensors(folder.path / "run" / "nodes" / pooling / "head.safetensors")
+                self.assertEqual(head["weight"][0]["shape"], [4, width])
+
+
 if __name__ == "__main__":
     unittest.main()

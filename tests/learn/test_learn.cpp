@@ -110,6 +110,18 @@ TEST_CASE("generalised cross-validation prefers shrinking when features are nois
         CHECK(solve_ridge(sums_of(clean, 0, 400), s).gcv >= weak.gcv * (1 - 1e-9));
 }
 
+TEST_CASE("a ridge on more features than clips is sound, and one that fits its clips exactly doesn't win") {
+    Problem p = problem(80, 1536, 4, 51, 5);
+    p.x.narrow(1, 800, 736).copy_(p.x.narrow(1, 0, 736) * 1e-3);  // columns that say the same on another scale
+    const at::Tensor test = problem(20, 1536, 4, 52, 5).x;
+    const at::Tensor ours = solve_ridge(sums_of(p, 0, 80), 1e-3).scores(test), theirs = pooled_scores(p, 1e-3, test);
+    CHECK(((ours - theirs).abs().max() / theirs.abs().max()).item<double>() < 1e-5);
+    const RidgeModel chosen = solve_ridge(sums_of(p, 0, 80), std::nullopt);
+    CHECK(std::isfinite(chosen.gcv));
+    CHECK(chosen.gcv > 0);
+    CHECK(chosen.strength > 1e-6);
+}
+
 TEST_CASE("ridge refuses what it can't fit") {
     RidgeSums empty(4, 2);
     CHECK_THROWS_WITH(solve_ridge(empty, std::nullopt), Catch::Contains("found 0 clips"));

@@ -52,6 +52,13 @@ double ulp(float value) {
 
 }  // namespace
 
+TEST_CASE("an encoder without parameters has no task vector") {
+    Pair pair;
+    pair.base_file.values.clear();
+    pair.model_file.values.clear();
+    CHECK_THAT(pair.error(), Catch::Contains("encoder:toy has no parameters, so there is no task vector"));
+}
+
 TEST_CASE("an encoder's card goes through a file") {
     const Pair pair;
     pair.write();
