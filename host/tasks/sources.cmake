@@ -4,14 +4,9 @@ set(decode audio base)
 set(weights weights base)
 set(learning learn linalg audio weights base)
 
-<<<<<<< HEAD
-set(node_types dataset encoder pretrain fine_tune task_vector compose head evaluate table)
-set(dataset     ${decode} tasks/dataset.cpp tasks/clips.cpp tasks/clips.hpp)
-=======
-set(node_types dataset background encoder fine_tune task_vector compose head evaluate table)
+set(node_types dataset background encoder pretrain fine_tune task_vector compose head evaluate table)
 set(dataset     ${decode} tasks/dataset.cpp tasks/splits.cpp tasks/splits.hpp tasks/clips.cpp tasks/clips.hpp)
 set(background  ${decode} tasks/background.cpp tasks/quiet.cpp tasks/quiet.hpp tasks/clips.cpp tasks/clips.hpp)
->>>>>>> folds
 set(encoder     learn weights base tasks/encoder.cpp)
 set(pretrain    ${learning} tasks/pretrain.cpp tasks/clips.cpp tasks/clips.hpp)
 set(fine_tune   ${learning} tasks/fine_tune.cpp tasks/clips.cpp tasks/clips.hpp)
