@@ -2,7 +2,6 @@
 
 #include <ATen/Context.h>
 #include <ATen/TensorOperators.h>
-#include <ATen/autocast_mode.h>
 #include <ATen/ops/cross_entropy_loss.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/eye.h>
@@ -22,6 +21,7 @@
 #include <unordered_map>
 
 #include "base/random.hpp"
+#include "learn/autocast.hpp"
 #include "learn/optimiser.hpp"
 #include "learn/pooling.hpp"
 
@@ -29,28 +29,15 @@ namespace biophony {
 
 namespace {
 
-enum : uint64_t { kOfDropout = 1, kOfContrastive = 2, kOfSupervised = 3, kOfStream = 5 };  // what a seed is for
+enum : uint64_t {
+    kOfDropout = 1,
+    kOfContrastive = 2,
+    kOfSupervised = 3,
+    kOfMasked = 4,
+    kOfStream = 5,
+    kOfMasks = 6
+};  // what a seed is for
 constexpr double kLabelSmoothing = 0.1;
-
-/// Forward passes in bfloat16 while one lives.
-class Autocast {
-public:
-    explicit Autocast(bool on) : on_(on) {
-        if (!on_) return;
-        at::autocast::set_autocast_dtype(at::kCPU, at::kBFloat16);
-        at::autocast::set_autocast_enabled(at::kCPU, true);
-    }
-    ~Autocast() {
-        if (!on_) return;
-        at::autocast::clear_cache();
-        at::autocast::set_autocast_enabled(at::kCPU, false);
-    }
-    Autocast(const Autocast&) = delete;
-    Autocast& operator=(const Autocast&) = delete;
-
-private:
-    bool on_;
-};
 
 at::Tensor tensor_of(const std::vector<int64_t>& values) {
     at::Tensor out = at::empty({static_cast<int64_t>(values.size())}, at::kLong);
@@ -75,6 +62,21 @@ std::vector<Pooling> poolings_from(const std::string& text) {
     if (text == "both") return {Pooling::kMean, Pooling::kBands};
     return {pooling_from(text)};
 }
+
+/// An objective on frames, with the parameters of its own head.
+class Objective {
+public:
+    virtual ~Objective() = default;
+    struct Result {
+        at::Tensor loss, accuracy;  ///< scalars; the loss with gradient
+    };
+    /// `frames` (B, T, D) float32 of the batch with these items.
+    virtual Result operator()(const at::Tensor& frames, const std::vector<BatchItem>& items) = 0;
+    const std::vector<at::Tensor>& parameters() const { return parameters_; }
+
+protected:
+    std::vector<at::Tensor> parameters_;
+};
 
 class Contrastive : public Objective {
 public:
@@ -190,7 +192,7 @@ private:
 PretrainSettings PretrainSettings::from(const Json& params) {
     PretrainSettings out;
     const Json &contrastive = params.at("contrastive"), &supervised = params.at("supervised"),
-               &augment = params.at("augment");
+               &masked = params.at("masked"), &augment = params.at("augment");
     out.steps = params.at("steps");
     out.batch = params.at("batch");
     out.views = contrastive.at("views");
@@ -204,6 +206,8 @@ PretrainSettings PretrainSettings::from(const Json& params) {
     out.contrastive = {contrastive.at("weight"), contrastive.at("temperature"), contrastive.at("pooling"),
                        contrastive.at("projection")};
     out.supervised = {supervised.at("weight"), supervised.at("pooling")};
+    out.masked = {masked.at("weight"), masked.at("share"), masked.at("codes"), masked.at("predictor_layers"),
+                  masked.at("predictor_width")};
     const Json& background = augment.at("background");
     out.augmentation = {augment.at("gain_db").at(0), augment.at("gain_db").at(1),   augment.at("equaliser_db"),
                         background.at("share"),      background.at("snr_db").at(0), background.at("snr_db").at(1)};
@@ -236,24 +240,30 @@ Pretrained pretrain(Encoder& encoder, const std::vector<ClipSet>& data, const st
     const std::vector<double> shares =
         settings.shares.empty() ? std::vector<double>(data.size(), 1.0) : settings.shares;
     const BatchPlan plan(data, shares, settings.batch, settings.views, seed);
-    struct Part {
-        std::string name;
-        double weight;
-        std::unique_ptr<Objective> objective;
-        double loss = 0, accuracy = 0;  ///< sums since the last entry of the history
+    struct Sums {
+        double weight = 0, loss = 0, accuracy = 0, codes = 0;  ///< sums since the last entry of the history
     };
-    std::vector<Part> parts;
-    if (settings.contrastive.weight > 0)
-        parts.push_back(
-            {"contrastive", settings.contrastive.weight,
-             std::make_unique<Contrastive>(info, data, plan, settings.contrastive, mix(seed, kOfContrastive))});
-    if (settings.supervised.weight > 0)
-        parts.push_back(
-            {"supervised", settings.supervised.weight,
-             std::make_unique<Supervised>(info, plan, data.size(), settings.supervised, mix(seed, kOfSupervised))});
+    std::map<std::string, Sums> sums;
+    std::map<std::string, std::unique_ptr<Objective>> on_frames;
+    if (settings.contrastive.weight > 0) {
+        sums["contrastive"].weight = settings.contrastive.weight;
+        on_frames["contrastive"] =
+            std::make_unique<Contrastive>(info, data, plan, settings.contrastive, mix(seed, kOfContrastive));
+    }
+    if (settings.supervised.weight > 0) {
+        sums["supervised"].weight = settings.supervised.weight;
+        on_frames["supervised"] =
+            std::make_unique<Supervised>(info, plan, data.size(), settings.supervised, mix(seed, kOfSupervised));
+    }
+    std::unique_ptr<MaskedPrediction> masked;
+    if (settings.masked.weight > 0) {
+        sums["masked"].weight = settings.masked.weight;
+        masked = std::make_unique<MaskedPrediction>(info, settings.masked, mix(seed, kOfMasked));
+    }
     std::vector<at::Tensor> others;
-    for (const Part& part : parts)
-        others.insert(others.end(), part.objective->parameters().begin(), part.objective->parameters().end());
+    for (const auto& [name, objective] : on_frames)
+        others.insert(others.end(), objective->parameters().begin(), objective->parameters().end());
+    if (masked) others.insert(others.end(), masked->parameters().begin(), masked->parameters().end());
     Optimiser optimiser(encoder, others, settings.learning_rate, settings.weight_decay);
     WaveStream stream(data, backgrounds, registry, plan, settings.augmentation, info.sample_rate,
                       static_cast<size_t>(std::llround(info.window_seconds * info.sample_rate)), settings.steps,
@@ -267,17 +277,29 @@ Pretrained pretrain(Encoder& encoder, const std::vector<ClipSet>& data, const st
         cancel.check();
         const WaveBatch batch = stream.next(cancel);
         const at::Tensor features = encoder.features(batch.waves);
-        at::Tensor frames;
-        {
-            const Autocast autocast(settings.bfloat16);
-            frames = encoder.frames(features, std::nullopt).to(at::kFloat);
+        at::Tensor loss = at::zeros({});
+        auto add = [&](const std::string& name, const at::Tensor& part, const at::Tensor& accuracy) {
+            Sums& sum = sums[name];
+            loss = loss + sum.weight * part;
+            sum.loss += part.item<double>();
+            sum.accuracy += accuracy.item<double>();
+        };
+        if (!on_frames.empty()) {
+            at::Tensor frames;
+            {
+                const Autocast autocast(settings.bfloat16);
+                frames = encoder.frames(features, std::nullopt).to(at::kFloat);
+            }
+            for (const auto& [name, objective] : on_frames) {
+                const Objective::Result result = (*objective)(frames, batch.items);
+                add(name, result.loss, result.accuracy);
+            }
         }
-        at::Tensor loss;
-        for (Part& part : parts) {
-            const Objective::Result result = (*part.objective)(frames, batch.items);
-            loss = loss.defined() ? loss + part.weight * result.loss : part.weight * result.loss;
-            part.loss += result.loss.item<double>();
-            part.accuracy += result.accuracy.item<double>();
+        if (masked) {
+            const MaskedPrediction::Result result =
+                (*masked)(encoder, features, settings.bfloat16, mix(mix(seed, kOfMasks), static_cast<uint64_t>(step)));
+            add("masked", result.loss, result.accuracy);
+            sums["masked"].codes += static_cast<double>(result.codes.flatten().bincount().gt(0).sum().item<int64_t>());
         }
         if (!std::isfinite(loss.item<double>()))
             throw Error(Code::kRunFailed,
@@ -293,12 +315,13 @@ Pretrained pretrain(Encoder& encoder, const std::vector<ClipSet>& data, const st
         if ((step + 1) % settings.log_every != 0 && step + 1 != settings.steps) continue;
         Json entry = {{"step", step + 1}, {"learning_rate", factor * settings.learning_rate}};
         std::string line = fmt::format("step {}/{}:", step + 1, settings.steps);
-        for (Part& part : parts) {
-            part.loss /= static_cast<double>(since);
-            part.accuracy /= static_cast<double>(since);
-            entry[part.name] = {{"loss", part.loss}, {"accuracy", part.accuracy}};
-            line += fmt::format(" {} loss {:.4f}, accuracy {:.3f};", part.name, part.loss, part.accuracy);
-            part.loss = part.accuracy = 0;
+        for (auto& [name, sum] : sums) {
+            const double loss_mean = sum.loss / static_cast<double>(since),
+                         accuracy_mean = sum.accuracy / static_cast<double>(since);
+            entry[name] = {{"loss", loss_mean}, {"accuracy", accuracy_mean}};
+            if (name == "masked") entry[name]["codes"] = sum.codes / static_cast<double>(since);
+            line += fmt::format(" {} loss {:.4f}, accuracy {:.3f};", name, loss_mean, accuracy_mean);
+            sum = {.weight = sum.weight};
         }
         since = 0;
         const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();

@@ -9,6 +9,7 @@
 
 #include "base/progress.hpp"
 #include "learn/encoder.hpp"
+#include "learn/masked.hpp"
 #include "learn/wave_stream.hpp"
 
 namespace biophony {
@@ -30,6 +31,7 @@ struct PretrainSettings {
         double weight = 0;
         std::string pooling;
     } supervised;
+    MaskedSettings masked;
     Augmentation augmentation;
 
     static PretrainSettings from(const Json& params);
@@ -45,24 +47,10 @@ struct ContrastiveResult {
 ContrastiveResult contrastive_loss(const at::Tensor& z, const at::Tensor& labels, const at::Tensor& excluded,
                                    double temperature);
 
-/// One objective with the parameters of its own head.
-class Objective {
-public:
-    virtual ~Objective() = default;
-    struct Result {
-        at::Tensor loss, accuracy;  ///< scalars; the loss with gradient
-    };
-    /// `frames` (B, T, D) float32 of the batch with these items.
-    virtual Result operator()(const at::Tensor& frames, const std::vector<BatchItem>& items) = 0;
-    const std::vector<at::Tensor>& parameters() const { return parameters_; }
-
-protected:
-    std::vector<at::Tensor> parameters_;
-};
-
 struct Pretrained {
     Json history;  ///< one entry per `log_every` steps, means over them: step, learning_rate, and of each objective
-                   ///< that has a weight its loss and accuracy
+                   ///< that has a weight its loss and accuracy; for masked also
+                   ///< how many different codes a batch has
     double windows_per_second = 0;
 };
 

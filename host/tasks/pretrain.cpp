@@ -25,8 +25,8 @@ void check_pretrain(const GraphNode& node, const Registry&, std::string_view poi
         for (const Json& share : params["shares"]) sum += share.get<double>();
         if (sum <= 0) wrong("/shares", "all shares are 0");
     }
-    if (params["contrastive"]["weight"] == 0 && params["supervised"]["weight"] == 0)
-        wrong("", "nothing to learn: the weights of contrastive and supervised are 0");
+    if (params["contrastive"]["weight"] == 0 && params["supervised"]["weight"] == 0 && params["masked"]["weight"] == 0)
+        wrong("", "nothing to learn: the weights of contrastive, supervised and masked are 0");
     const int64_t batch = params["batch"], views = params["contrastive"]["views"];
     if (batch % views != 0) wrong("/batch", fmt::format("found {}, expected a multiple of the {} views", batch, views));
     auto range = [&](const Json& pair, const char* place) {
@@ -80,6 +80,16 @@ NodeType pretrain_type() {
                     "properties": {
                         "weight": {"type": "number", "minimum": 0, "default": 0, "description": "of this loss; 0 = off"},
                         "pooling": {"enum": ["mean", "bands", "both"], "default": "both", "description": "from frames to one vector; both: the mean of two losses"}
+                    }
+                },
+                "masked": {
+                    "type": "object", "default": {}, "description": "BEATs' masked prediction: the encoder sees some tokens, a small Transformer predicts a random projection's codes of the others; costs a second pass",
+                    "properties": {
+                        "weight": {"type": "number", "minimum": 0, "default": 0, "description": "of this loss; 0 = off"},
+                        "share": {"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1, "default": 0.75, "description": "of the tokens that are hidden"},
+                        "codes": {"type": "integer", "minimum": 2, "maximum": 65536, "default": 1024, "description": "of the tokenizer, which is random and stays as it is"},
+                        "predictor_layers": {"type": "integer", "minimum": 1, "maximum": 32, "default": 2, "description": "blocks of the predictor, which is thrown away"},
+                        "predictor_width": {"type": "integer", "minimum": 8, "maximum": 4096, "multipleOf": 8, "default": 192, "description": "of the predictor"}
                     }
                 },
                 "augment": {

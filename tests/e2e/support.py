@@ -34,6 +34,11 @@ def tiny_pipeline(**changes):
                 "use": "dataset:synthetic",
                 "with": {"group": "{taxon}", "species": 2, "recordings": 5, "clips": 1, "clip_seconds": 1.0},
             },
+            "pretrained": {
+                "use": "pretrain",
+                "in": {"encoder": "base", "data": ["clips[*]"], "backgrounds": "clips[frog]"},
+                "with": {"steps": 3, "batch": 8, "log_every": 2, "masked": {"weight": 0.5}},
+            },
             "expert[taxon]": {
                 "use": "fine-tune",
                 "in": {"encoder": "base", "data": "clips[taxon]"},

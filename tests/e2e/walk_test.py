@@ -67,6 +67,18 @@ class Walk(unittest.TestCase):
                     self.assertLessEqual(abs(found - e), ulp, name)
             self.assertGreater(moved, 1000)
 
+    def test_the_pretrained_encoder_explains_itself(self):
+        folder = self.nodes() / "pretrained"
+        card = json.loads((folder / "pretraining.json").read_text())
+        self.assertEqual([entry["step"] for entry in card["history"]], [2, 3])
+        self.assertEqual([(data["group"], data["train_labels"]) for data in card["data"]], [("frog", 2), ("cricket", 2)])
+        self.assertEqual(card["settings"]["masked"]["share"], 0.75)
+        metadata, found = tensors(folder / "encoder.safetensors")
+        self.assertEqual(json.loads(metadata["biophony.pretraining"]), {key: value for key, value in card.items() if key != "history"})
+        _, base = tensors(self.nodes() / "base" / "encoder.safetensors")
+        self.assertEqual(found.keys(), base.keys())
+        self.assertTrue(all(found[name][1] != base[name][1] for name in base))
+
     def test_the_vector_explains_itself(self):
         metadata, _ = tensors(self.nodes() / "vector[frog]" / "task_vector.safetensors")
         self.assertEqual(metadata["biophony.encoder"], "encoder:beats")

@@ -3,7 +3,10 @@
 
 #include <ATen/Parallel.h>
 #include <ATen/TensorOperators.h>
+#include <ATen/core/grad_mode.h>
 #include <ATen/ops/allclose.h>
+#include <ATen/ops/arange.h>
+#include <ATen/ops/cat.h>
 #include <ATen/ops/randn.h>
 #include <ATen/ops/stack.h>
 #include <ATen/ops/tensor.h>
@@ -270,7 +273,7 @@ TEST_CASE("a stream ends early, is cancelled", "[pretrain]") {
 TEST_CASE("ten steps lower the loss, twice the same", "[pretrain]") {
     at::set_num_threads(2);
     const std::vector<ClipSet> data = {invented("frog"), invented("bird")};
-    const std::string objective = GENERATE("contrastive", "supervised");
+    const std::string objective = GENERATE("contrastive", "supervised", "masked");
     INFO(objective);
     const Json values = {{"steps", 10},
                          {"batch", 12},
@@ -279,6 +282,7 @@ TEST_CASE("ten steps lower the loss, twice the same", "[pretrain]") {
                          {"log_every", 2},
                          {"contrastive", {{"weight", objective == "contrastive" ? 1 : 0}}},
                          {"supervised", {{"weight", objective == "supervised" ? 1 : 0}}},
+                         {"masked", {{"weight", objective == "masked" ? 1 : 0}, {"codes", 64}}},
                          {"augment", {{"equaliser_db", 0}}}};
     std::vector<at::Tensor> before;
     LoadedEncoder first = tiny_encoder(), second = tiny_encoder();
@@ -297,7 +301,7 @@ TEST_CASE("ten steps lower the loss, twice the same", "[pretrain]") {
     }
 }
 
-TEST_CASE("both objectives, backgrounds and bfloat16 go together", "[pretrain]") {
+TEST_CASE("all objectives, backgrounds and bfloat16 go together", "[pretrain]") {
     const std::vector<ClipSet> data = {invented("frog"), invented("bird", 1)};
     LoadedEncoder encoder = tiny_encoder();
     const Json values = {{"steps", 2},
@@ -306,11 +310,127 @@ TEST_CASE("both objectives, backgrounds and bfloat16 go together", "[pretrain]")
                          {"precision", "bf16"},
                          {"log_every", 1},
                          {"contrastive", {{"pooling", "bands"}}},
+                         {"masked", {{"weight", 1}}},
                          {"supervised", {{"weight", 0.5}, {"pooling", "mean"}}}};
     const Pretrained result = train(encoder, data, values, 2, {invented("whale")});
     CHECK(result.history.size() == 2);
     CHECK(result.history[0].contains("contrastive"));
     CHECK(result.history[0].contains("supervised"));
+    CHECK(result.history[0]["masked"]["codes"].get<double>() > 50);
+}
+
+TEST_CASE("masks keep the right number, in order, each row its own", "[pretrain]") {
+    const Masks masks = draw_masks(50, 48, 0.75, 4);
+    REQUIRE(masks.kept.sizes() == at::IntArrayRef({50, 12}));
+    REQUIRE(masks.masked.sizes() == at::IntArrayRef({50, 36}));
+    const at::Tensor steps = masks.kept.narrow(1, 1, 11) - masks.kept.narrow(1, 0, 11);
+    CHECK(steps.gt(0).all().item<bool>());
+    CHECK(std::get<0>(at::cat({masks.kept, masks.masked}, 1).sort(1)).equal(at::arange(48).expand({50, 48})));
+    // Every token is kept about as often: 12.5 times of 50, standard deviation 3.1.
+    const at::Tensor counts = masks.kept.flatten().bincount({}, 48);
+    CHECK(counts.min().item<int64_t>() > 0);
+    CHECK(counts.max().item<int64_t>() < 28);
+    CHECK(draw_masks(50, 48, 0.75, 4).kept.equal(masks.kept));
+    CHECK(!draw_masks(50, 48, 0.75, 5).kept.equal(masks.kept));
+    CHECK(draw_masks(1, 10, 0.999, 1).kept.size(1) == 1);
+    CHECK(draw_masks(1, 10, 0.001, 1).masked.size(1) == 1);
+}
+
+TEST_CASE("the tokenizer is a function of its seed, and uses its codes", "[pretrain]") {
+    at::manual_seed(1);
+    const at::Tensor tiles = at::randn({4, 100, 256});
+    const at::Tensor codes = RandomTokenizer(256, 512, 3)(tiles);
+    CHECK(codes.sizes() == at::IntArrayRef({4, 100}));
+    CHECK(RandomTokenizer(256, 512, 3)(tiles).equal(codes));
+    CHECK(!RandomTokenizer(256, 512, 4)(tiles).equal(codes));
+    CHECK(codes.min().item<int64_t>() >= 0);
+    CHECK(codes.max().item<int64_t>() < 512);
+    CHECK(codes.flatten().bincount().gt(0).sum().item<int64_t>() > 150);
+    // Of the tile alone, whatever its neighbours; and near tiles have the same code.
+    CHECK(RandomTokenizer(256, 512, 3)(tiles[2].narrow(0, 7, 1)).equal(codes[2].narrow(0, 7, 1)));
+    CHECK(RandomTokenizer(256, 512, 3)(tiles + 1e-3).eq(codes).to(at::kFloat).mean().item<float>() > 0.95F);
+}
+
+TEST_CASE("an encoder runs on some of its frames", "[pretrain]") {
+    const LoadedEncoder encoder = tiny_encoder();
+    encoder.module->eval();
+    at::manual_seed(2);
+    const at::Tensor features = at::randn({3, 96, 128});  // 6 instants of 8 bands
+    const at::NoGradGuard no_grad;
+    const at::Tensor tiles = encoder.module->tiles(features);
+    REQUIRE(tiles.sizes() == at::IntArrayRef({3, 48, 256}));
+    // Instant 2, band 5: frames 32 to 47, mel bands 80 to 95.
+    CHECK(tiles.select(1, 21).equal(features.narrow(1, 32, 16).narrow(2, 80, 16).flatten(1)));
+    const at::Tensor all = at::arange(48).expand({3, 48});
+    const at::Tensor frames = encoder.module->frames(features, std::nullopt);
+    CHECK(at::allclose(encoder.module->frames_of(features, all), frames, 0, 1e-6));
+    // Whole instants, cut out of the features: 1 and 4 in the first row, 0 and 5 in the others.
+    const auto rows = std::vector{std::pair{1, 4}, std::pair{0, 5}, std::pair{0, 5}};
+    std::vector<at::Tensor> kept, cut;
+    for (size_t i = 0; i < rows.size(); ++i) {
+        const auto [a, b] = rows[i];
+        kept.push_back(at::cat({at::arange(8 * a, 8 * a + 8), at::arange(8 * b, 8 * b + 8)}));
+        const at::Tensor one = features[static_cast<int64_t>(i)];
+        cut.push_back(at::cat({one.narrow(0, 16 * a, 16), one.narrow(0, 16 * b, 16)}));
+    }
+    CHECK(at::allclose(encoder.module->frames_of(features, at::stack(kept)),
+                       encoder.module->frames(at::stack(cut), std::nullopt), 0, 1e-6));
+    CHECK_THROWS_AS(encoder.module->frames_of(features, at::arange(49).expand({3, 49})), sdk::Error);
+    CHECK_THROWS_AS(encoder.module->frames_of(features, at::arange(4).expand({2, 4})), sdk::Error);
+}
+
+TEST_CASE("masked prediction sees nothing of what is masked", "[pretrain]") {
+    LoadedEncoder encoder = tiny_encoder();
+    encoder.module->eval();
+    const int64_t tokens = 48;
+    MaskedPrediction objective(encoder.module->info(),
+                               {.weight = 1, .share = 0.75, .codes = 16, .layers = 1, .width = 16}, 2);
+    at::manual_seed(3);
+    const at::Tensor features = at::randn({4, 96, 128});
+    const MaskedPrediction::Result result = objective(*encoder.module, features, false, 8);
+    CHECK(result.codes.sizes() == at::IntArrayRef({4, tokens}));
+    CHECK(result.loss.item<double>() == Approx(std::log(16.0)).epsilon(0.5));
+    result.loss.backward();
+    for (const at::Tensor& parameter : objective.parameters()) {
+        REQUIRE(parameter.grad().defined());
+        CHECK(parameter.grad().abs().max().item<double>() > 0);
+    }
+    // Another sound under a masked token changes its code and no other, and nothing of what the encoder sees.
+    const Masks masks = draw_masks(4, tokens, 0.75, 8);
+    const int64_t hidden = masks.masked[1][3].item<int64_t>(), instant = hidden / 8, band = hidden % 8;
+    at::Tensor changed = features.clone();
+    const at::Tensor patch = changed[1].narrow(0, 16 * instant, 16).narrow(1, 16 * band, 16);
+    patch.copy_(patch.flip({0, 1}));
+    CHECK(encoder.module->frames_of(changed, masks.kept).equal(encoder.module->frames_of(features, masks.kept)));
+    const at::Tensor codes = objective(*encoder.module, changed, false, 8).codes;
+    const at::Tensor differ = codes.ne(result.codes);
+    CHECK(differ.sum().item<int64_t>() <= 1);
+}
+
+namespace {
+
+/// An encoder with none of the optional functions.
+struct Plain : Encoder {
+    EncoderInfo info() const override { return {.window_seconds = 1, .width = 8, .depth = 1}; }
+    at::Tensor features(const at::Tensor& waves) const override { return waves.narrow(1, 0, 64).view({-1, 8, 8}); }
+    at::Tensor frames(const at::Tensor& features, const std::optional<at::Tensor>&) override { return features; }
+    std::vector<at::Tensor> layers(const at::Tensor& features, const std::optional<at::Tensor>&) override {
+        return {features, features};
+    }
+    at::Tensor frame_padding(const at::Tensor&, const at::Tensor& padding) const override { return padding; }
+    void initialise(uint64_t) override {}
+    torch_tier::ParameterRole role(std::string_view) const override { return {}; }
+    std::string translate(std::string_view name) const override { return std::string(name); }
+};
+
+}  // namespace
+
+TEST_CASE("an encoder that can't be masked is told so", "[pretrain]") {
+    LoadedEncoder encoder{std::make_shared<Plain>(), {}};
+    CHECK(error_of([&] {
+              train(encoder, {invented("frog")}, {{"steps", 1}, {"batch", 4}, {"masked", {{"weight", 1}}}});
+          }).find("this encoder doesn't say what its frames show, so masked prediction can't train it") !=
+          std::string::npos);
 }
 
 TEST_CASE("a loss that is no number ends the run", "[pretrain]") {
@@ -353,7 +473,7 @@ TEST_CASE("the checker knows pretrain's parameters", "[pretrain]") {
     CHECK(told({{"shares", {1}}}) == at + "/shares: found 1 shares for 2 data sets, expected one for each\n");
     CHECK(told({{"shares", {0, 0}}}) == at + "/shares: all shares are 0\n");
     CHECK(told({{"contrastive", {{"weight", 0}}}}).starts_with(at + ": nothing to learn"));
-    CHECK(told({{"contrastive", {{"weight", 0}}}, {"supervised", {{"weight", 1}}}}).empty());
+    CHECK(told({{"contrastive", {{"weight", 0}}}, {"masked", {{"weight", 1}}}}).empty());
     CHECK(told({{"batch", 127}}) == at + "/batch: found 127, expected a multiple of the 2 views\n");
     CHECK(told({{"augment", {{"gain_db", {1, -1}}}}}) ==
           at + "/augment/gain_db: the first number is above the second\n");

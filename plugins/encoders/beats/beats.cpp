@@ -284,7 +284,7 @@ at::Tensor Beats::features(const at::Tensor& waves) const {
     return out.to(waves.device());
 }
 
-at::Tensor Beats::patches(const at::Tensor& features) const {
+at::Tensor Beats::tiles(const at::Tensor& features) const {
     const int64_t patch = config_.input_patch_size;
     if (features.dim() != 3 || features.size(2) != FilterBank::kMels || features.size(1) < patch) {
         std::string found;
@@ -292,15 +292,22 @@ at::Tensor Beats::patches(const at::Tensor& features) const {
         throw sdk::Error("features have the shape (" + found + "), expected (clips, " + std::to_string(patch) +
                          " or more frames, 128)");
     }
-    // A convolution whose stride is its kernel is a linear layer over patches.
     const int64_t times = features.size(1) / patch, bands = FilterBank::kMels / patch;
-    const at::Tensor cut = features.to(patch_embedding_->weight.scalar_type())
-                               .narrow(1, 0, times * patch)
-                               .narrow(2, 0, bands * patch)
-                               .reshape({features.size(0), times, patch, bands, patch})
-                               .transpose(2, 3)
-                               .reshape({features.size(0), times * bands, patch * patch});
-    return at::linear(cut, patch_embedding_->weight.flatten(1), patch_embedding_->bias);
+    return features.narrow(1, 0, times * patch)
+        .narrow(2, 0, bands * patch)
+        .reshape({features.size(0), times, patch, bands, patch})
+        .transpose(2, 3)
+        .reshape({features.size(0), times * bands, patch * patch});
+}
+
+at::Tensor Beats::embedded(const at::Tensor& tiles) const {
+    // A convolution whose stride is its kernel is a linear layer over patches.
+    return at::linear(tiles.to(patch_embedding_->weight.scalar_type()), patch_embedding_->weight.flatten(1),
+                      patch_embedding_->bias);
+}
+
+at::Tensor Beats::patches(const at::Tensor& features) const {
+    return embedded(tiles(features));
 }
 
 at::Tensor Beats::normalised(const at::Tensor& patches) const {
@@ -335,15 +342,15 @@ at::Tensor Beats::frame_padding(const at::Tensor& features, const at::Tensor& pa
     return all_of_shares(all_of_shares(padding.to(features.device(), at::kBool), frames), tokens);
 }
 
-at::Tensor Beats::run(const at::Tensor& features, const std::optional<at::Tensor>& padding,
-                      std::vector<at::Tensor>* hidden) {
-    at::Tensor x = projected(normalised(patches(features)));
-    at::Tensor padded;
-    if (padding) {
-        padded = frame_padding(features, *padding);
-        if (padded.all(1).any().item<bool>()) throw sdk::Error("a clip of the batch is padding from end to end");
-        if (!padded.any().item<bool>()) padded = at::Tensor();
-    }
+at::Tensor Beats::padded_tokens(const at::Tensor& features, const std::optional<at::Tensor>& padding) const {
+    if (!padding) return {};
+    const at::Tensor padded = frame_padding(features, *padding);
+    if (padded.all(1).any().item<bool>()) throw sdk::Error("a clip of the batch is padding from end to end");
+    return padded.any().item<bool>() ? padded : at::Tensor();
+}
+
+at::Tensor Beats::run(const at::Tensor& embedded, const at::Tensor& padded, std::vector<at::Tensor>* hidden) {
+    at::Tensor x = projected(normalised(embedded));
     x = at::dropout(x, config_.dropout_input, is_training());
     if (padded.defined()) x = x.masked_fill(padded.unsqueeze(2), 0);
     x = x + pos_conv_->forward(x);
@@ -362,13 +369,25 @@ at::Tensor Beats::run(const at::Tensor& features, const std::optional<at::Tensor
 }
 
 at::Tensor Beats::frames(const at::Tensor& features, const std::optional<at::Tensor>& padding) {
-    const at::Tensor x = run(features, padding, nullptr);
+    return finished(run(patches(features), padded_tokens(features, padding), nullptr));
+}
+
+at::Tensor Beats::frames_of(const at::Tensor& features, const at::Tensor& kept) {
+    const at::Tensor all = tiles(features);
+    if (kept.dim() != 2 || kept.size(0) != all.size(0) || kept.size(1) < 1 || kept.size(1) > all.size(1))
+        throw sdk::Error("the kept tokens don't fit the features: expected (clips, 1 to " +
+                         std::to_string(all.size(1)) + " tokens)");
+    const at::Tensor seen = all.gather(1, kept.unsqueeze(2).expand({-1, -1, all.size(2)}));
+    return finished(run(embedded(seen), {}, nullptr));
+}
+
+at::Tensor Beats::finished(const at::Tensor& x) const {
     return config_.layer_norm_first ? norm(*encoder_layer_norm_, x) : x;
 }
 
 std::vector<at::Tensor> Beats::layers(const at::Tensor& features, const std::optional<at::Tensor>& padding) {
     std::vector<at::Tensor> hidden;
-    run(features, padding, &hidden);
+    run(patches(features), padded_tokens(features, padding), &hidden);
     return hidden;
 }
 

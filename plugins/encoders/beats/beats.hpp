@@ -77,6 +77,10 @@ public:
     void initialise(uint64_t seed) override;
     torch_tier::ParameterRole role(std::string_view parameter) const override;
     std::string translate(std::string_view checkpoint_name) const override;
+    /// (B, P, 256) for patches of 16: the patches' values, an instant's in a row.
+    at::Tensor tiles(const at::Tensor& features) const override;
+    /// The kept tokens are a shorter sequence: positions are ranks among them, as in the paper's pretraining.
+    at::Tensor frames_of(const at::Tensor& features, const at::Tensor& kept) override;
 
     // The steps of frames(), apart, for tests.
     at::Tensor patches(const at::Tensor& features) const;      ///< (B, M, 128) → (B, P, E)
@@ -86,8 +90,11 @@ public:
     const PositionalConvolution& positions() const { return *pos_conv_; }
 
 private:
-    at::Tensor run(const at::Tensor& features, const std::optional<at::Tensor>& padding,
-                   std::vector<at::Tensor>* hidden);
+    at::Tensor embedded(const at::Tensor& tiles) const;  ///< (B, P, 256) → (B, P, E)
+    /// embedded (B, P, E), padded (B, P) bool or undefined → (B, P, D), before the last norm
+    at::Tensor run(const at::Tensor& embedded, const at::Tensor& padded, std::vector<at::Tensor>* hidden);
+    at::Tensor padded_tokens(const at::Tensor& features, const std::optional<at::Tensor>& padding) const;
+    at::Tensor finished(const at::Tensor& x) const;  ///< with layer_norm_first through the last norm
 
     Config config_;
     FilterBank filter_bank_;

@@ -14,7 +14,7 @@
 namespace biophony::torch_tier {
 
 /// Changes with every change of a virtual class in biophony/torch/.
-inline constexpr uint32_t kInterfaceNumber = 0;
+inline constexpr uint32_t kInterfaceNumber = 1;
 
 /// Plain data with a fixed layout. "Hard" fields must be equal; "soft" ones are told, not enforced.
 struct AbiBlock {

@@ -73,6 +73,19 @@ public:
     /// The name here of a tensor of a public checkpoint; empty = known and not needed (a predictor, a copy of a tied
     /// tensor, a recomputed buffer). Names that this doesn't know come back as they are.
     virtual std::string translate(std::string_view checkpoint_name) const = 0;
+
+    // Optional: what masked prediction needs. An encoder has both or neither.
+
+    /// What each frame shows: features (B, …) → (B, T, P), the values of the features that lie under it.
+    virtual at::Tensor tiles([[maybe_unused]] const at::Tensor& features) const {
+        throw sdk::Error("this encoder doesn't say what its frames show", BPH_UNSUPPORTED);
+    }
+
+    /// The frames (B, K, D) of inputs of which only these are seen; `kept` (B, K) int64, ascending in each row. With
+    /// all T kept this is frames().
+    virtual at::Tensor frames_of([[maybe_unused]] const at::Tensor& features, [[maybe_unused]] const at::Tensor& kept) {
+        throw sdk::Error("this encoder can't run on some of its frames alone", BPH_UNSUPPORTED);
+    }
 };
 
 /// Makes encoders of one kind. One instance per library, for the life of the process.
