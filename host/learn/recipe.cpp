@@ -1,27 +1,103 @@
 #include "learn/recipe.hpp"
 
+#include <algorithm>
 #include <cmath>
 #include <numbers>
 
+#include "base/nearest.hpp"
 #include "base/sha256.hpp"
 
 namespace biophony {
 
+const std::vector<Recipe>& recipes() {
+    static const std::vector<Recipe> kPresets = {
+        // For small encoders and few clips.
+        {.name = "small",
+         .version = 2,
+         .epochs = 12,
+         .batch = 32,
+         .learning_rate = 2e-4,
+         .head_learning_rate = 1e-3,
+         .weight_decay = 0.05,
+         .schedule = Recipe::Schedule::kCosine,
+         .warm_up = 0.1,
+         .clip_norm = 1,
+         .label_smoothing = 0.1,
+         .head_start = Recipe::HeadStart::kProbe,
+         .keep_best = true,
+         .random_start = true,
+         .level_jitter_db = 5.7,
+         .mixup_alpha = 0.3,
+         .mixup_share = 0.5,
+         .band_masks = 1,
+         .band_mask_width = 20,
+         .time_masks = 1,
+         .time_mask_width = 32,
+         .pooling = Pooling::kBands},
+        // Nihal et al. 2026, for BEATs at full size.
+        {.name = "nihal2026",
+         .version = 1,
+         .epochs = 20,
+         .batch = 32,
+         .learning_rate = 1e-5,
+         .head_learning_rate = 1e-5,
+         .weight_decay = 0.01,
+         .schedule = Recipe::Schedule::kOneCycle,
+         .warm_up = 0.3,
+         .warm_up_steps = 500,
+         .clip_norm = 1,
+         .label_smoothing = 0.1,
+         .bfloat16 = true,
+         .head_start = Recipe::HeadStart::kXavier,
+         .freeze_epochs = 2,
+         .thaw_warm_up = 0.1,
+         .thaw_warm_up_steps = 100,
+         .keep_best = true,
+         .patience = 5,
+         .wave_masks = 2,
+         .wave_mask_ms = 50,
+         .mixup_alpha = 0.3,
+         .mixup_share = 0.5,
+         .pooling = Pooling::kMean},
+    };
+    return kPresets;
+}
+
 Json Recipe::values() const {
+    const bool one_cycle = schedule == Schedule::kOneCycle;
     return {{"optimiser", "AdamW"},
-            {"betas", {0.9, 0.999}},
+            {"beta1", one_cycle ? Json{0.85, 0.95} : Json(0.9)},
+            {"beta2", 0.999},
             {"epsilon", 1e-8},
             {"loss", "cross-entropy"},
-            {"schedule", "linear warm-up, cosine to 0"},
-            {"pooling", "mean"},
-            {"precision", "float32"},
+            {"schedule", one_cycle ? "one cycle" : "linear warm-up, cosine to 0"},
             {"epochs", epochs},
             {"batch", batch},
             {"learning_rate", learning_rate},
             {"head_learning_rate", head_learning_rate},
             {"weight_decay", weight_decay},
             {"warm_up", warm_up},
-            {"clip_norm", clip_norm}};
+            {"warm_up_steps", warm_up_steps},
+            {"clip_norm", clip_norm},
+            {"label_smoothing", label_smoothing},
+            {"precision", bfloat16 ? "bfloat16 autocast" : "float32"},
+            {"head_start", head_start == HeadStart::kProbe ? "probe" : "xavier"},
+            {"freeze_epochs", freeze_epochs},
+            {"thaw_warm_up", thaw_warm_up},
+            {"thaw_warm_up_steps", thaw_warm_up_steps},
+            {"keep_best", keep_best},
+            {"patience", patience},
+            {"random_start", random_start},
+            {"level_jitter_db", level_jitter_db},
+            {"wave_masks", wave_masks},
+            {"wave_mask_ms", wave_mask_ms},
+            {"mixup_alpha", mixup_alpha},
+            {"mixup_share", mixup_share},
+            {"band_masks", band_masks},
+            {"band_mask_width", band_mask_width},
+            {"time_masks", time_masks},
+            {"time_mask_width", time_mask_width},
+            {"pooling", to_string(pooling)}};
 }
 
 Json Recipe::card() const {
@@ -31,21 +107,43 @@ Json Recipe::card() const {
 }
 
 Recipe recipe_from(const Json& params) {
-    Recipe recipe;
-    recipe.name = params.at("recipe");
-    if (recipe.name != "small") throw Error(Code::kInvalid, "found the recipe '" + recipe.name + "', expected small");
+    const std::string wanted = params.at("recipe");
+    const auto found =
+        std::find_if(recipes().begin(), recipes().end(), [&](const Recipe& recipe) { return recipe.name == wanted; });
+    if (found == recipes().end()) {
+        std::vector<std::string> names;
+        for (const Recipe& recipe : recipes()) names.push_back(recipe.name);
+        throw Error(Code::kInvalid, "unknown recipe '" + wanted + "'" + did_you_mean(wanted, names));
+    }
+    Recipe recipe = *found;
     recipe.epochs = params.value("epochs", recipe.epochs);
     recipe.batch = params.value("batch", recipe.batch);
     recipe.learning_rate = params.value("learning_rate", recipe.learning_rate);
     recipe.head_learning_rate = params.value("head_learning_rate", recipe.head_learning_rate);
+    if (params.contains("pooling")) recipe.pooling = pooling_from(params["pooling"].get<std::string>());
     return recipe;
 }
 
-double schedule(const Recipe& recipe, int64_t step, int64_t steps) {
+Pace pace(const Recipe& recipe, int64_t step, int64_t steps, bool thawed) {
     const double at = static_cast<double>(step), all = static_cast<double>(steps);
-    const double rise = std::max(1.0, std::floor(recipe.warm_up * all));
-    if (at < rise) return (at + 1) / rise;
-    return 0.5 * (1 + std::cos(std::numbers::pi * (at - rise) / std::max(1.0, all - rise)));
+    double share = thawed ? recipe.thaw_warm_up : recipe.warm_up;
+    if (const int most = thawed ? recipe.thaw_warm_up_steps : recipe.warm_up_steps; most > 0)
+        share = std::min(share, most / std::max(1.0, all));
+    auto cosine = [](double from, double to, double part) {
+        return to + (from - to) / 2 * (1 + std::cos(std::numbers::pi * part));
+    };
+    if (recipe.schedule == Recipe::Schedule::kCosine) {
+        const double rise = std::max(1.0, std::floor(share * all));
+        if (at < rise) return {.rate = (at + 1) / rise};
+        return {.rate = cosine(1, 0, (at - rise) / std::max(1.0, all - rise))};
+    }
+    // torch.optim.lr_scheduler.OneCycleLR(pct_start = share, div_factor = 25, final_div_factor = 1e4), which cycles
+    // Adam's first beta against the rate. Its phases end at share·steps − 1 and steps − 1.
+    constexpr double kFirst = 1.0 / 25, kLast = kFirst / 1e4, kLeast = 0.85, kMost = 0.95;
+    const double peak = share * all - 1, end = all - 1;
+    if (at <= peak && peak > 0) return {cosine(kFirst, 1, at / peak), cosine(kMost, kLeast, at / peak)};
+    const double part = end > peak ? std::min(1.0, (at - peak) / (end - peak)) : 0;
+    return {cosine(1, kLast, part), cosine(kLeast, kMost, part)};
 }
 
 }  // namespace biophony

@@ -4,7 +4,9 @@
 #include <ATen/ops/matmul.h>
 #include <ATen/ops/ones.h>
 #include <ATen/ops/outer.h>
+#include <ATen/ops/where.h>
 #include <ATen/ops/zeros.h>
+#include <ATen/ops/zeros_like.h>
 #include <fmt/format.h>
 
 #include <cmath>
@@ -61,7 +63,13 @@ RidgeModel solve_ridge(const RidgeSums& sums, std::optional<double> strength) {
     // Centring in the sums leaves the intercept out of the penalty.
     at::Tensor gram = sums.xx - sums.n * at::outer(mean_x, mean_x);
     gram = (gram + gram.t()) / 2;
-    const at::Tensor cross = sums.xy - sums.n * at::outer(mean_x, mean_y);
+    at::Tensor cross = sums.xy - sums.n * at::outer(mean_x, mean_y);
+    // One over each feature's deviation; a feature that never varies has rounding only, and gets no weight.
+    const at::Tensor squares = gram.diagonal();
+    const at::Tensor inverse_scale =
+        at::where(squares > kRounding * sums.xx.diagonal(), (squares / sums.n).rsqrt(), at::zeros_like(squares));
+    gram = gram * at::outer(inverse_scale, inverse_scale);
+    cross = cross * inverse_scale.unsqueeze(1);
     const double total = sums.yy.trace().item<double>() - sums.n * (mean_y * mean_y).sum().item<double>();
 
     const Eigen eigen = eigh(gram);
@@ -97,7 +105,8 @@ RidgeModel solve_ridge(const RidgeSums& sums, std::optional<double> strength) {
         }
     }
     const at::Tensor inverse = 1.0 / (values + model.strength * scale);
-    const at::Tensor weight = at::matmul(eigen.vectors, inverse.unsqueeze(1) * rotated);  // (D, C)
+    const at::Tensor scaled = at::matmul(eigen.vectors, inverse.unsqueeze(1) * rotated);  // (D, C)
+    const at::Tensor weight = inverse_scale.unsqueeze(1) * scaled;
     model.bias = mean_y - at::matmul(mean_x, weight);
     model.weight = weight.t().contiguous();
     return model;

@@ -27,16 +27,18 @@ struct RidgeSums {
 struct RidgeModel {
     at::Tensor weight;     ///< (C, D) float64
     at::Tensor bias;       ///< (C) float64
-    double strength = 0;   ///< penalty relative to the mean feature variance
+    double strength = 0;   ///< penalty relative to the mean variance of the standardised features
     double gcv = 0;        ///< generalised cross-validation score at this strength; lower is better
     bool at_edge = false;  ///< the best strength was the first or last of the grid
     /// features (N, D) → scores (N, C), float64.
     at::Tensor scores(const at::Tensor& features) const;
 };
 
-/// Minimises Σ|y − Wx − b|² + λ|W|², the intercept unpenalised, λ = strength · trace(centred XᵀX) / D. Without a
-/// strength, the one of 10^(-7 … 2 in half decades) with the least generalised cross-validation score (Golub, Heath and
-/// Wahba 1979), which the sums allow. Throws Error(kRunFailed) where there are fewer than two clips.
+/// Minimises Σ|y − Wz − b|² + λ|W|² over z, the features divided by their standard deviation over all clips of the
+/// sums; the intercept unpenalised, λ = strength · trace(centred ZᵀZ) / D. The weights are given for the features as
+/// they are; a feature that never varies has weight 0. Without a strength, the one of 10^(-7 … 2 in half decades) with
+/// the least generalised cross-validation score (Golub, Heath and Wahba 1979), which the sums allow. Throws
+/// Error(kRunFailed) where there are fewer than two clips.
 RidgeModel solve_ridge(const RidgeSums& sums, std::optional<double> strength);
 
 }  // namespace biophony

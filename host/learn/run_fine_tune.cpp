@@ -12,6 +12,8 @@ namespace biophony {
 
 namespace {
 
+constexpr uint64_t kMemory = uint64_t{4} << 30;
+
 std::vector<int64_t> classes_of(const WindowFeatures& windows, const std::vector<std::string>& labels) {
     std::vector<int64_t> out;
     for (size_t i = 0; i < windows.windows().size(); ++i) out.push_back(class_of(labels, windows.clip(i).label));
@@ -30,7 +32,9 @@ void run_fine_tune(TaskContext& context) {
         throw Error(Code::kRunFailed,
                     fmt::format("{} has no parameters, so there is nothing to fine-tune; give it a head instead",
                                 encoder.card.encoder));
-    WindowFeatures windows(sets, Split::kTrain, *context.registry, *encoder.module, *context.progress, *context.cancel);
+    WindowFeatures windows(sets, Split::kTrain, *context.registry, *encoder.module, *context.progress, *context.cancel,
+                           kMemory,
+                           recipe.changes_waves() ? WindowFeatures::Keep::kSound : WindowFeatures::Keep::kFeatures);
     WindowFeatures valid(sets, Split::kValid, *context.registry, *encoder.module, *context.progress, *context.cancel);
     const TrainedHead trained = train(*encoder.module, windows, classes_of(windows, labels), valid,
                                       classes_of(valid, labels), static_cast<int64_t>(labels.size()), recipe,
@@ -46,19 +50,23 @@ void run_fine_tune(TaskContext& context) {
     }
     const Json recipe_card = recipe.card();
     save_encoder(encoder, context.out / "encoder.safetensors", {{"biophony.recipe", canonical(recipe_card)}});
-    HeadFile{trained.head.weight, trained.head.bias, "own", labels, groups}.save(context.out / "head.safetensors");
+    HeadFile{trained.head.weight, trained.head.bias, "own", labels, groups, recipe.pooling}.save(context.out /
+                                                                                                 "head.safetensors");
     write_json(context.out / "training.json", {{"format", "biophony-training/0"},
                                                {"recipe", recipe_card},
                                                {"labels", labels},
                                                {"groups", group_list},
                                                {"seed", context.seed},
                                                {"train_windows", windows.windows().size()},
+                                               {"kept_epoch", trained.kept_epoch},
                                                {"history", trained.history}});
     context.headline = fmt::format("{} labels, {} windows × {} epochs, {:.0f} windows/s", labels.size(),
-                                   windows.windows().size(), recipe.epochs, trained.windows_per_second);
-    if (!trained.history.empty() && trained.history.back().contains("valid_accuracy"))
-        context.headline +=
-            fmt::format(", valid accuracy {:.3f}", trained.history.back()["valid_accuracy"].get<double>());
+                                   windows.windows().size(), trained.history.size(), trained.windows_per_second);
+    if (trained.kept_epoch > 0)
+        if (const Json& kept = trained.history[static_cast<size_t>(trained.kept_epoch - 1)];
+            kept.contains("valid_accuracy"))
+            context.headline += fmt::format(", valid accuracy {:.3f} in epoch {}, kept",
+                                            kept["valid_accuracy"].get<double>(), trained.kept_epoch);
 }
 
 }  // namespace biophony

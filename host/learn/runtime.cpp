@@ -4,6 +4,8 @@
 #include <ATen/Parallel.h>
 #include <fmt/format.h>
 
+#include <malloc.h>
+
 #include <cstring>
 
 #include "biophony/torch/abi.hpp"
@@ -57,8 +59,21 @@ std::string abi_mismatch(std::string_view section) {
            "\n    rebuild the plugin against this host's LibTorch and SDK";
 }
 
+/// Training asks for the same large blocks at every step. By default the C library gives each back to the kernel, which
+/// clears its pages anew: about half of the time of a step. Kept in the heap, they are handed out again as they are.
+void keep_large_blocks() {
+    static const bool done = [] {
+        mallopt(M_MMAP_MAX, 0);
+        mallopt(M_TRIM_THRESHOLD, 0x7fffffff);
+        mallopt(M_TOP_PAD, 64 << 20);
+        return true;
+    }();
+    static_cast<void>(done);
+}
+
 template <void (*work)(TaskContext&)>
 void with_threads(TaskContext& context) {
+    keep_large_blocks();
     at::set_num_threads(static_cast<int>(context.threads));
     at::globalContext().setDeterministicAlgorithms(true, /*warn_only=*/true);
     work(context);

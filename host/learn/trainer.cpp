@@ -1,6 +1,7 @@
 #include "learn/trainer.hpp"
 
 #include <ATen/Context.h>
+#include <ATen/autocast_mode.h>
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/argmax.h>
 #include <ATen/ops/cat.h>
@@ -14,9 +15,13 @@
 
 #include <chrono>
 #include <cmath>
+#include <limits>
+#include <memory>
 #include <numeric>
 
 #include "base/random.hpp"
+#include "learn/augment.hpp"
+#include "learn/ridge.hpp"
 
 namespace biophony {
 
@@ -28,6 +33,10 @@ at::Tensor tensor_of(std::span<const int64_t> values) {
     return out;
 }
 
+at::Tensor loss_of(const at::Tensor& logits, const at::Tensor& target, const Recipe& recipe) {
+    return at::cross_entropy_loss(logits, target, {}, at::Reduction::Mean, -100, recipe.label_smoothing);
+}
+
 /// Xavier uniform, as the source paper's head; zero bias.
 LinearHead fresh_head(int64_t classes, int64_t width, uint64_t seed) {
     LinearHead head{at::zeros({classes, width}), at::zeros({classes})};
@@ -35,10 +44,112 @@ LinearHead fresh_head(int64_t classes, int64_t width, uint64_t seed) {
     Random random(seed);
     float* values = head.weight.data_ptr<float>();
     for (int64_t i = 0; i < head.weight.numel(); ++i) values[i] = static_cast<float>(random.uniform(-limit, limit));
-    head.weight.requires_grad_(true);
-    head.bias.requires_grad_(true);
     return head;
 }
+
+/// The ridge probe on the encoder as it is, its scores multiplied by the factor with which they are the best logits of
+/// the train windows: a head that pulls at the encoder as little as a linear one can.
+LinearHead probe_head(Encoder& encoder, WindowFeatures& windows, const std::vector<int64_t>& labels, int64_t classes,
+                      const Recipe& recipe, Progress& progress, const Cancel& cancel) {
+    const at::NoGradGuard no_grad;
+    const at::Tensor features =
+        embed(encoder, windows, static_cast<size_t>(recipe.batch), progress, cancel, recipe.pooling);
+    RidgeSums sums(features.size(1), classes);
+    sums.add(features, labels);
+    const RidgeModel model = solve_ridge(sums, std::nullopt);
+    const at::Tensor scores = model.scores(features), target = tensor_of(labels);
+    auto loss = [&](double log_factor) {
+        return loss_of(scores * std::exp(log_factor), target, recipe).item<double>();
+    };
+    // The loss is convex in the factor. Golden section between 1 and 1000.
+    double low = 0, high = std::log(1000.0);
+    for (const double golden = (std::sqrt(5.0) - 1) / 2; high - low > 1e-3;) {
+        const double left = high - golden * (high - low), right = low + golden * (high - low);
+        (loss(left) < loss(right) ? high : low) = loss(left) < loss(right) ? right : left;
+    }
+    const double factor = std::exp((low + high) / 2);
+    return {(model.weight * factor).to(at::kFloat), (model.bias * factor).to(at::kFloat)};
+}
+
+/// Forward passes in bfloat16 while it lives.
+class Autocast {
+public:
+    explicit Autocast(bool on) : on_(on) {
+        if (!on_) return;
+        at::autocast::set_autocast_dtype(at::kCPU, at::kBFloat16);
+        at::autocast::set_autocast_enabled(at::kCPU, true);
+    }
+    ~Autocast() {
+        if (!on_) return;
+        at::autocast::set_autocast_enabled(at::kCPU, false);
+        at::autocast::clear_cache();
+    }
+    Autocast(const Autocast&) = delete;
+    Autocast& operator=(const Autocast&) = delete;
+
+private:
+    bool on_;
+};
+
+/// What learns at a time, with its optimiser.
+struct Learner {
+    std::vector<at::Tensor> tensors;
+    std::vector<double> rates;  ///< per parameter group
+    std::unique_ptr<torch::optim::AdamW> optimiser;
+
+    Learner(Encoder& encoder, const LinearHead& head, const Recipe& recipe, bool frozen) {
+        std::vector<at::Tensor> decayed, plain;
+        if (!frozen)
+            for (const auto& item : encoder.named_parameters())
+                (item.value().dim() > 1 && encoder.role(item.key()).kind != "gain" ? decayed : plain)
+                    .push_back(item.value());
+        std::vector<torch::optim::OptimizerParamGroup> groups;
+        auto add = [&](const std::vector<at::Tensor>& group, double rate, double decay) {
+            if (group.empty()) return;
+            tensors.insert(tensors.end(), group.begin(), group.end());
+            rates.push_back(rate);
+            groups.emplace_back(group, std::make_unique<torch::optim::AdamWOptions>(
+                                           torch::optim::AdamWOptions(rate).weight_decay(decay)));
+        };
+        add(decayed, recipe.learning_rate, recipe.weight_decay);
+        add(plain, recipe.learning_rate, 0);
+        add({head.weight}, recipe.head_learning_rate, recipe.weight_decay);
+        add({head.bias}, recipe.head_learning_rate, 0);
+        optimiser = std::make_unique<torch::optim::AdamW>(groups, torch::optim::AdamWOptions(recipe.learning_rate));
+    }
+
+    void step(const at::Tensor& loss, const Pace& pace, double clip_norm) {
+        for (size_t g = 0; g < rates.size(); ++g) {
+            auto& options = static_cast<torch::optim::AdamWOptions&>(optimiser->param_groups()[g].options());
+            options.lr(rates[g] * pace.rate);
+            options.betas({pace.beta1, 0.999});
+        }
+        optimiser->zero_grad();
+        loss.backward();
+        torch::nn::utils::clip_grad_norm_(tensors, clip_norm);
+        optimiser->step();
+    }
+};
+
+/// Copies of all weights, to come back to.
+struct Snapshot {
+    std::vector<at::Tensor> tensors, copies;
+
+    Snapshot(const Encoder& encoder, const LinearHead& head) : tensors(encoder.parameters()) {
+        for (const at::Tensor& buffer : encoder.buffers()) tensors.push_back(buffer);
+        tensors.push_back(head.weight);
+        tensors.push_back(head.bias);
+        take();
+    }
+    void take() {
+        copies.clear();
+        for (const at::Tensor& tensor : tensors) copies.push_back(tensor.detach().clone());
+    }
+    void restore() {
+        const at::NoGradGuard no_grad;
+        for (size_t i = 0; i < tensors.size(); ++i) tensors[i].copy_(copies[i]);
+    }
+};
 
 struct Score {
     double loss = 0, accuracy = 0;
@@ -46,10 +157,11 @@ struct Score {
 };
 
 Score score(Encoder& encoder, WindowFeatures& windows, const std::vector<int64_t>& labels, const LinearHead& head,
-            size_t batch) {
+            const Recipe& recipe) {
     const at::NoGradGuard no_grad;
     encoder.eval();
     Score total;
+    const auto batch = static_cast<size_t>(recipe.batch);
     std::vector<size_t> known;
     for (size_t i = 0; i < labels.size(); ++i)
         if (labels[i] >= 0) known.push_back(i);
@@ -57,10 +169,11 @@ Score score(Encoder& encoder, WindowFeatures& windows, const std::vector<int64_t
         const std::span<const size_t> indices(known.data() + begin, std::min(batch, known.size() - begin));
         std::vector<int64_t> truth;
         for (const size_t i : indices) truth.push_back(labels[i]);
-        const at::Tensor logits = at::linear(pooled(encoder, windows.batch(indices)), head.weight, head.bias);
+        const at::Tensor logits =
+            at::linear(pooled(encoder, windows.batch(indices), recipe.pooling), head.weight, head.bias);
         const at::Tensor target = tensor_of(truth);
         const auto n = static_cast<double>(indices.size());
-        total.loss += at::cross_entropy_loss(logits, target).item<double>() * n;
+        total.loss += loss_of(logits, target, recipe).item<double>() * n;
         total.accuracy += static_cast<double>(logits.argmax(1).eq(target).sum().item<int64_t>());
         total.count += static_cast<int64_t>(indices.size());
     }
@@ -69,6 +182,27 @@ Score score(Encoder& encoder, WindowFeatures& windows, const std::vector<int64_t
         total.accuracy /= static_cast<double>(total.count);
     }
     return total;
+}
+
+struct TrainBatch {
+    at::Tensor features;
+    Mixture mixture;
+};
+
+TrainBatch train_batch(const Encoder& encoder, WindowFeatures& windows, std::span<const size_t> indices,
+                       const Recipe& recipe, Random& random) {
+    const at::NoGradGuard no_grad;
+    TrainBatch out;
+    if (recipe.changes_waves()) {
+        at::Tensor waves = windows.waves(indices, recipe.random_start ? &random : nullptr);
+        change_levels(waves, recipe, encoder.info().sample_rate, random);
+        out.mixture = draw_mixture(recipe, indices.size(), random);
+        out.features = encoder.features(mixed(waves, out.mixture));
+    } else {
+        out.features = windows.batch(indices);
+    }
+    mask_features(out.features, recipe, random);
+    return out;
 }
 
 }  // namespace
@@ -96,53 +230,55 @@ TrainedHead train(Encoder& encoder, WindowFeatures& windows, const std::vector<i
     // Dropout and layer drop draw from LibTorch's generator; torch nodes run one at a time.
     at::manual_seed(mix(seed, 1));
     TrainedHead out;
-    out.head = fresh_head(classes, encoder.info().width, mix(seed, 2));
-
-    std::vector<at::Tensor> decayed, plain, all;
-    for (const auto& item : encoder.named_parameters()) {
-        all.push_back(item.value());
-        (item.value().dim() > 1 && encoder.role(item.key()).kind != "gain" ? decayed : plain).push_back(item.value());
-    }
-    all.push_back(out.head.weight);
-    all.push_back(out.head.bias);
-    auto group = [&](std::vector<at::Tensor> tensors, double rate, double decay) {
-        return torch::optim::OptimizerParamGroup(
-            std::move(tensors),
-            std::make_unique<torch::optim::AdamWOptions>(torch::optim::AdamWOptions(rate).weight_decay(decay)));
-    };
-    std::vector<torch::optim::OptimizerParamGroup> groups;
-    groups.push_back(group(decayed, recipe.learning_rate, recipe.weight_decay));
-    groups.push_back(group(plain, recipe.learning_rate, 0));
-    groups.push_back(group({out.head.weight}, recipe.head_learning_rate, recipe.weight_decay));
-    groups.push_back(group({out.head.bias}, recipe.head_learning_rate, 0));
-    const double rates[] = {recipe.learning_rate, recipe.learning_rate, recipe.head_learning_rate,
-                            recipe.head_learning_rate};
-    torch::optim::AdamW optimiser(groups, torch::optim::AdamWOptions(recipe.learning_rate));
+    out.head = recipe.head_start == Recipe::HeadStart::kProbe
+                   ? probe_head(encoder, windows, labels, classes, recipe, progress, cancel)
+                   : fresh_head(classes, pooled_width(encoder.info(), recipe.pooling), mix(seed, 2));
+    out.head.weight.requires_grad_(true);
+    out.head.bias.requires_grad_(true);
 
     const size_t count = windows.windows().size(), batch = static_cast<size_t>(recipe.batch);
     const auto per_epoch = static_cast<int64_t>((count + batch - 1) / batch);
-    const int64_t steps = per_epoch * recipe.epochs;
     std::vector<size_t> order(count);
     std::iota(order.begin(), order.end(), size_t{0});
     out.history = Json::array();
-    int64_t step = 0;
+    std::unique_ptr<Learner> learner;
+    std::unique_ptr<Snapshot> best;
+    double best_loss = std::numeric_limits<double>::infinity();
+    int64_t step = 0, first_step = 0, steps = 0;  // `steps` of the schedule that began at `first_step`
+    int epoch = 0;
     const auto begin_time = std::chrono::steady_clock::now();
-    for (int epoch = 0; epoch < recipe.epochs; ++epoch) {
-        Random random(mix(seed, 1000 + static_cast<uint64_t>(epoch)));
-        for (size_t i = count; i > 1; --i) std::swap(order[i - 1], order[random.below(i)]);
+    for (; epoch < recipe.epochs && (recipe.patience == 0 || epoch - out.kept_epoch < recipe.patience); ++epoch) {
+        const bool frozen = epoch < recipe.freeze_epochs;
+        if (epoch == 0 || epoch == recipe.freeze_epochs) {
+            learner = std::make_unique<Learner>(encoder, out.head, recipe, frozen);
+            first_step = step;
+            steps = per_epoch * (recipe.epochs - epoch);
+        }
+        Random shuffle(mix(seed, 1000 + static_cast<uint64_t>(epoch)));
+        for (size_t i = count; i > 1; --i) std::swap(order[i - 1], order[shuffle.below(i)]);
         encoder.train();
         double loss_sum = 0;
         for (size_t begin = 0; begin < count; begin += batch, ++step) {
             cancel.check();
             const std::span<const size_t> indices(order.data() + begin, std::min(batch, count - begin));
-            std::vector<int64_t> truth;
+            Random random(mix(mix(seed, 3), static_cast<uint64_t>(step)));
+            const TrainBatch input = train_batch(encoder, windows, indices, recipe, random);
+            at::Tensor vectors;
+            {
+                const Autocast autocast(recipe.bfloat16);
+                const at::AutoGradMode learns(!frozen);
+                vectors = encoder.frames(input.features, std::nullopt);
+            }
+            vectors = pool(vectors.to(at::kFloat), encoder.info(), recipe.pooling);
+            const at::Tensor logits = at::linear(vectors, out.head.weight, out.head.bias);
+            std::vector<int64_t> truth, partners;
             for (const size_t i : indices) truth.push_back(labels[i]);
-            const double factor = schedule(recipe, step, steps);
-            for (size_t g = 0; g < 4; ++g) optimiser.param_groups()[g].options().set_lr(rates[g] * factor);
-            optimiser.zero_grad();
-            const at::Tensor logits =
-                at::linear(pooled(encoder, windows.batch(indices)), out.head.weight, out.head.bias);
-            at::Tensor loss = at::cross_entropy_loss(logits, tensor_of(truth));
+            at::Tensor loss = loss_of(logits, tensor_of(truth), recipe);
+            if (!input.mixture.partners.empty()) {
+                for (const size_t i : input.mixture.partners) partners.push_back(truth[i]);
+                loss = loss * input.mixture.share +
+                       loss_of(logits, tensor_of(partners), recipe) * (1 - input.mixture.share);
+            }
             const double value = loss.item<double>();
             if (!std::isfinite(value))
                 throw Error(
@@ -150,15 +286,14 @@ TrainedHead train(Encoder& encoder, WindowFeatures& windows, const std::vector<i
                     fmt::format(
                         "the loss is no longer finite in epoch {} (step {}); a lower learning rate than {} may help",
                         epoch + 1, step + 1, recipe.learning_rate));
-            loss.backward();
-            torch::nn::utils::clip_grad_norm_(all, recipe.clip_norm);
-            optimiser.step();
+            const bool thawed = recipe.freeze_epochs > 0 && !frozen;
+            learner->step(loss, pace(recipe, step - first_step, steps, thawed), recipe.clip_norm);
             loss_sum += value * static_cast<double>(indices.size());
             progress.update(
                 static_cast<double>(epoch) * static_cast<double>(count) + static_cast<double>(begin + indices.size()),
                 static_cast<double>(count) * recipe.epochs, "windows");
         }
-        const Score held_out = score(encoder, valid, valid_labels, out.head, batch);
+        const Score held_out = score(encoder, valid, valid_labels, out.head, recipe);
         Json entry = {{"epoch", epoch + 1}, {"train_loss", loss_sum / static_cast<double>(std::max<size_t>(1, count))}};
         if (held_out.count > 0) {
             entry["valid_loss"] = held_out.loss;
@@ -169,10 +304,21 @@ TrainedHead train(Encoder& encoder, WindowFeatures& windows, const std::vector<i
                                                          held_out.accuracy)
                                            : ""));
         out.history.push_back(std::move(entry));
+        if (!recipe.keep_best || held_out.count == 0) {
+            out.kept_epoch = epoch + 1;
+        } else if (held_out.loss < best_loss) {
+            best_loss = held_out.loss;
+            out.kept_epoch = epoch + 1;
+            if (best == nullptr)
+                best = std::make_unique<Snapshot>(encoder, out.head);
+            else
+                best->take();
+        }
     }
+    if (best != nullptr) best->restore();
     encoder.eval();
     const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin_time).count();
-    out.windows_per_second = static_cast<double>(count) * recipe.epochs / std::max(seconds, 1e-9);
+    out.windows_per_second = static_cast<double>(count) * epoch / std::max(seconds, 1e-9);
     out.head.weight = out.head.weight.detach();
     out.head.bias = out.head.bias.detach();
     return out;

@@ -1,4 +1,4 @@
-// Plain fine-tuning: mean-pooled frames, one linear layer, cross-entropy.
+// Fine-tuning by a recipe: pooled frames, one linear layer, cross-entropy.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -26,13 +26,15 @@ at::Tensor embed(Encoder& encoder, WindowFeatures& windows, size_t batch, Progre
 
 struct TrainedHead {
     LinearHead head;
-    Json history;  ///< one entry per epoch: epoch, train_loss, valid_loss, valid_accuracy, rate
+    Json history;        ///< one entry per epoch: epoch, train_loss, valid_loss, valid_accuracy
+    int kept_epoch = 0;  ///< whose weights these are, from 1; 0 = where training started
     double windows_per_second = 0;
 };
 
 /// Trains `encoder` in place. `labels[i]` is the class of train window i, `valid_labels` likewise (−1 = not a class of
-/// this model, left out). Deterministic in seed and LibTorch's thread count. Throws Error(kRunFailed) when the loss is
-/// no longer finite.
+/// this model, left out). `windows` keeps sound where the recipe changes waves. Losses are the recipe's, with its label
+/// smoothing, validation without augmentation and in float32. Deterministic in seed and LibTorch's thread count. Throws
+/// Error(kRunFailed) when the loss is no longer finite.
 TrainedHead train(Encoder& encoder, WindowFeatures& windows, const std::vector<int64_t>& labels, WindowFeatures& valid,
                   const std::vector<int64_t>& valid_labels, int64_t classes, const Recipe& recipe, uint64_t seed,
                   Progress& progress, const Cancel& cancel, const std::function<void(std::string_view)>& log);

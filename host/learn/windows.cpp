@@ -6,26 +6,35 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
+#include <numeric>
 
 #include "audio/window.hpp"
 
 namespace biophony {
 
 WindowFeatures::WindowFeatures(const std::vector<ClipSet>& sets, Split split, const Registry& registry,
-                               Encoder& encoder, Progress& progress, const Cancel& cancel, uint64_t memory_limit)
-    : sets_(sets), encoder_(encoder) {
-    const double seconds = encoder.info().window_seconds, rate = encoder.info().sample_rate;
-    const auto length = static_cast<size_t>(std::llround(seconds * rate));
+                               Encoder& encoder, Progress& progress, const Cancel& cancel, uint64_t memory_limit,
+                               Keep keep)
+    : sets_(sets),
+      encoder_(encoder),
+      length_(static_cast<size_t>(std::llround(encoder.info().window_seconds * encoder.info().sample_rate))) {
+    const double seconds = encoder.info().window_seconds;
     for (size_t s = 0; s < sets.size(); ++s) {
         readers_.push_back(std::make_unique<ClipReader>(sets[s], registry));
         for (size_t c = 0; c < sets[s].clips.size(); ++c) {
             if (sets[s].clips[c].split != split) continue;
             const auto count =
                 static_cast<size_t>(std::max<long long>(1, std::llround(sets[s].clips[c].seconds() / seconds)));
-            for (size_t w = 0; w < count; ++w) windows_.push_back({s, c, w * length});
+            for (size_t w = 0; w < count; ++w) windows_.push_back({s, c, w * length_});
         }
     }
+    if (keep == Keep::kSound)
+        keep_sound(memory_limit, progress, cancel);
+    else
+        keep_features(memory_limit, progress, cancel);
+}
+
+void WindowFeatures::keep_features(uint64_t memory_limit, Progress& progress, const Cancel& cancel) {
     const at::NoGradGuard no_grad;
     // A clip's windows stand next to each other; waves go through the front end in groups.
     constexpr size_t kGroup = 32;
@@ -33,9 +42,9 @@ WindowFeatures::WindowFeatures(const std::vector<ClipSet>& sets, Split split, co
     for (size_t begin = 0; begin < windows_.size(); begin += kGroup) {
         cancel.check();
         const size_t end = std::min(begin + kGroup, windows_.size());
-        std::vector<at::Tensor> waves;
-        for (size_t i = begin; i < end; ++i) waves.push_back(wave(i));
-        const at::Tensor features = encoder_.features(at::stack(waves)).contiguous();
+        std::vector<size_t> group(end - begin);
+        std::iota(group.begin(), group.end(), begin);
+        const at::Tensor features = encoder_.features(waves(group)).contiguous();
         if (keep < 0) {
             const uint64_t each = features[0].nbytes();
             keep =
@@ -51,18 +60,43 @@ WindowFeatures::WindowFeatures(const std::vector<ClipSet>& sets, Split split, co
     }
 }
 
-at::Tensor WindowFeatures::wave(size_t window) {
-    const Window& at = windows_[window];
-    const double rate = encoder_.info().sample_rate;
-    const auto length = static_cast<size_t>(std::llround(encoder_.info().window_seconds * rate));
-    if (at.set != last_set_ || at.clip != last_clip_) {
-        last_ = readers_[at.set]->read(sets_[at.set].clips[at.clip], rate);
-        last_set_ = at.set;
-        last_clip_ = at.clip;
+void WindowFeatures::keep_sound(uint64_t memory_limit, Progress& progress, const Cancel& cancel) {
+    for (const ClipSet& set : sets_) sounds_.emplace_back(set.clips.size());
+    uint64_t used = 0;
+    for (size_t w = 0; w < windows_.size(); ++w) {
+        const Window& window = windows_[w];
+        if (window.offset > 0) continue;
+        cancel.check();
+        const std::vector<float>& samples = sound(window);
+        used += samples.size() * sizeof(float);
+        if (used > memory_limit) break;
+        sounds_[window.set][window.clip] = samples;
+        progress.update(static_cast<double>(w + 1), static_cast<double>(windows_.size()), "windows heard");
     }
-    const std::vector<float> filled = window_repeated(last_, at.offset, length);
-    at::Tensor out = at::empty({static_cast<int64_t>(length)}, at::kFloat);
-    std::memcpy(out.data_ptr<float>(), filled.data(), length * sizeof(float));
+}
+
+const std::vector<float>& WindowFeatures::sound(const Window& window) {
+    if (!sounds_.empty() && !sounds_[window.set][window.clip].empty()) return sounds_[window.set][window.clip];
+    if (window.set != last_set_ || window.clip != last_clip_) {
+        last_ = readers_[window.set]->read(sets_[window.set].clips[window.clip], encoder_.info().sample_rate);
+        last_set_ = window.set;
+        last_clip_ = window.clip;
+    }
+    return last_;
+}
+
+at::Tensor WindowFeatures::waves(std::span<const size_t> indices, Random* start) {
+    at::Tensor out = at::empty({static_cast<int64_t>(indices.size()), static_cast<int64_t>(length_)}, at::kFloat);
+    float* to = out.data_ptr<float>();
+    for (const size_t index : indices) {
+        const Window& window = windows_[index];
+        const std::vector<float>& clip = sound(window);
+        size_t offset = window.offset;
+        if (start != nullptr && !clip.empty())
+            offset = start->below(clip.size() > length_ ? clip.size() - length_ + 1 : clip.size());
+        const std::vector<float> filled = window_repeated(clip, offset, length_);
+        to = std::copy(filled.begin(), filled.end(), to);
+    }
     return out;
 }
 
@@ -70,10 +104,10 @@ at::Tensor WindowFeatures::batch(std::span<const size_t> indices) {
     const at::NoGradGuard no_grad;
     std::vector<at::Tensor> rows;
     for (const size_t i : indices) {
-        if (static_cast<int64_t>(i) < kept_.size(0))
+        if (kept_.defined() && static_cast<int64_t>(i) < kept_.size(0))
             rows.push_back(kept_[static_cast<int64_t>(i)]);
         else
-            rows.push_back(encoder_.features(wave(i).unsqueeze(0))[0]);
+            rows.push_back(encoder_.features(waves(std::span<const size_t>(&i, 1)))[0]);
     }
     return at::stack(rows);
 }

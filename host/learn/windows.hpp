@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "base/progress.hpp"
+#include "base/random.hpp"
 #include "learn/encoder.hpp"
 #include "tasks/clips.hpp"
 
@@ -25,25 +26,39 @@ struct Window {
 /// The windows of one split of several clip sets, in order, and their features. One thread.
 class WindowFeatures {
 public:
-    /// `sets` and `encoder` must outlive this. Reads all sound once; features that fit into `memory_limit` bytes are
-    /// kept, others are made again when a batch asks for them.
+    enum class Keep {
+        kFeatures,  ///< for windows that are always the same
+        kSound      ///< the clips' samples: for windows that are changed before the encoder hears them
+    };
+    /// `sets` and `encoder` must outlive this. Reads all sound once; what fits into `memory_limit` bytes is kept, the
+    /// rest is read or made again when a batch asks for it. The limit changes no value.
     WindowFeatures(const std::vector<ClipSet>& sets, Split split, const Registry& registry, Encoder& encoder,
-                   Progress& progress, const Cancel& cancel, uint64_t memory_limit = uint64_t{4} << 30);
+                   Progress& progress, const Cancel& cancel, uint64_t memory_limit = uint64_t{4} << 30,
+                   Keep keep = Keep::kFeatures);
 
     const std::vector<Window>& windows() const { return windows_; }
     const Clip& clip(size_t window) const { return sets_[windows_[window].set].clips[windows_[window].clip]; }
     /// Features (B, …) float32 of the windows with these indices.
     at::Tensor batch(std::span<const size_t> indices);
+    /// The windows themselves, (B, N) float32. With `start`, each begins anywhere in its clip: a clip that is longer
+    /// than a window is heard from a random place, so that the window still lies in it; a shorter one is repeated from
+    /// one.
+    at::Tensor waves(std::span<const size_t> indices, Random* start = nullptr);
 
 private:
-    at::Tensor wave(size_t window);
+    const std::vector<float>& sound(const Window& window);
+    void keep_features(uint64_t memory_limit, Progress& progress, const Cancel& cancel);
+    void keep_sound(uint64_t memory_limit, Progress& progress, const Cancel& cancel);
+
     const std::vector<ClipSet>& sets_;
     Encoder& encoder_;
+    size_t length_;  ///< samples of a window
     std::vector<std::unique_ptr<ClipReader>> readers_;
     std::vector<Window> windows_;
     size_t last_set_ = SIZE_MAX, last_clip_ = SIZE_MAX;
     std::vector<float> last_;  ///< samples of the clip that was read last: a long clip has many windows
     at::Tensor kept_;          ///< (K, …): the first K windows' features
+    std::vector<std::vector<std::vector<float>>> sounds_;  ///< per set and clip; empty where not kept
 };
 
 }  // namespace biophony

@@ -18,11 +18,12 @@ NodeType fine_tune_type() {
         .parameters = Json::parse(R"({
             "type": "object",
             "properties": {
-                "recipe": {"enum": ["small"], "default": "small", "description": "a versioned preset of all training settings"},
+                "recipe": {"enum": ["small", "nihal2026"], "default": "small", "description": "a versioned preset of all training settings, docs/recipes.md"},
                 "epochs": {"type": "integer", "minimum": 0, "maximum": 10000, "description": "instead of the recipe's"},
                 "batch": {"type": "integer", "minimum": 1, "maximum": 4096, "description": "instead of the recipe's; clips"},
                 "learning_rate": {"type": "number", "exclusiveMinimum": 0, "maximum": 1, "description": "of the encoder, instead of the recipe's"},
-                "head_learning_rate": {"type": "number", "exclusiveMinimum": 0, "maximum": 1, "description": "of the head, instead of the recipe's"}
+                "head_learning_rate": {"type": "number", "exclusiveMinimum": 0, "maximum": 1, "description": "of the head, instead of the recipe's"},
+                "pooling": {"enum": ["mean", "bands"], "description": "of frames before the head, instead of the recipe's"}
             }
         })"),
         .torch = true,
