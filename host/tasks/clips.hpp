@@ -56,7 +56,7 @@ public:
     ClipReader(const ClipSet& set, const Registry& registry);
     ~ClipReader();
     /// Mono samples of the whole clip at `rate` Hz. Where the set has a band limit, the sound first goes through the
-    /// rate 2 · limit: what lies above the limit is 100 dB down or more, whatever the recording's own rate, and the
+    /// rate 2 · limit: what lies above the limit is 80 dB down or more, whatever the recording's own rate, and the
     /// last 9 % below it belong to the filter's slope.
     std::vector<float> read(const Clip& clip, double rate);
 
