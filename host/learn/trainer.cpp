@@ -13,6 +13,7 @@
 #include <torch/nn/utils/clip_grad.h>
 #include <torch/optim/adamw.h>
 
+#include <algorithm>
 #include <chrono>
 #include <cmath>
 #include <limits>
@@ -48,16 +49,26 @@ LinearHead fresh_head(int64_t classes, int64_t width, uint64_t seed) {
 }
 
 /// The ridge probe on the encoder as it is, its scores multiplied by the factor with which they are the best logits of
-/// the train windows: a head that pulls at the encoder as little as a linear one can.
-LinearHead probe_head(Encoder& encoder, WindowFeatures& windows, const std::vector<int64_t>& labels, int64_t classes,
+/// the held-out windows (of the train windows where there are none, though a probe looks surer there than it is): a
+/// head that pulls at the encoder as little as a linear one can.
+LinearHead probe_head(Encoder& encoder, WindowFeatures& windows, const std::vector<int64_t>& labels,
+                      WindowFeatures& valid, const std::vector<int64_t>& valid_labels, int64_t classes,
                       const Recipe& recipe, Progress& progress, const Cancel& cancel) {
     const at::NoGradGuard no_grad;
-    const at::Tensor features =
-        embed(encoder, windows, static_cast<size_t>(recipe.batch), progress, cancel, recipe.pooling);
+    auto vectors = [&](WindowFeatures& of) {
+        return embed(encoder, of, static_cast<size_t>(recipe.batch), progress, cancel, recipe.pooling);
+    };
+    const at::Tensor features = vectors(windows);
     RidgeSums sums(features.size(1), classes);
     sums.add(features, labels);
     const RidgeModel model = solve_ridge(sums, std::nullopt);
-    const at::Tensor scores = model.scores(features), target = tensor_of(labels);
+    const bool held_out =
+        std::any_of(valid_labels.begin(), valid_labels.end(), [](int64_t label) { return label >= 0; });
+    const at::Tensor scores = model.scores(held_out ? vectors(valid) : features);
+    // Unknown labels are -1; the loss leaves -100 out.
+    std::vector<int64_t> truth = held_out ? valid_labels : labels;
+    std::replace(truth.begin(), truth.end(), int64_t{-1}, int64_t{-100});
+    const at::Tensor target = tensor_of(truth);
     auto loss = [&](double log_factor) {
         return loss_of(scores * std::exp(log_factor), target, recipe).item<double>();
     };
@@ -231,7 +242,7 @@ TrainedHead train(Encoder& encoder, WindowFeatures& windows, const std::vector<i
     at::manual_seed(mix(seed, 1));
     TrainedHead out;
     out.head = recipe.head_start == Recipe::HeadStart::kProbe
-                   ? probe_head(encoder, windows, labels, classes, recipe, progress, cancel)
+                   ? probe_head(encoder, windows, labels, valid, valid_labels, classes, recipe, progress, cancel)
                    : fresh_head(classes, pooled_width(encoder.info(), recipe.pooling), mix(seed, 2));
     out.head.weight.requires_grad_(true);
     out.head.bias.requires_grad_(true);

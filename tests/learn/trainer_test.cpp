@@ -174,6 +174,11 @@ TEST_CASE("a head that starts from a probe is better than chance before any step
         CHECK(started.history.empty());
         INFO(pooling);
         CHECK(task.valid_loss(toy, started.head, recipe) < 0.9 * std::log(3.0));
+        // The factor is the best one for held-out windows.
+        for (const double factor : {0.9, 1.1}) {
+            const LinearHead other{started.head.weight * factor, started.head.bias * factor};
+            CHECK(task.valid_loss(toy, other, recipe) > task.valid_loss(toy, started.head, recipe));
+        }
     }
 }
 
