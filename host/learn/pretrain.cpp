@@ -78,6 +78,13 @@ protected:
     std::vector<at::Tensor> parameters_;
 };
 
+/// Each column with mean 0 and deviation 1 over the batch (batch normalisation without weights). All windows share a
+/// large mean at first; without this their similarities are all but equal, and so is the loss for long.
+at::Tensor standardised(const at::Tensor& x) {
+    const at::Tensor centred = x - x.mean(0);
+    return centred / (centred.square().mean(0) + 1e-5).sqrt();
+}
+
 class Contrastive : public Objective {
 public:
     Contrastive(const EncoderInfo& info, const std::vector<ClipSet>& data, const BatchPlan& plan,
@@ -122,7 +129,8 @@ public:
         Result total;
         const auto count = static_cast<double>(branches_.size());
         for (const Branch& branch : branches_) {
-            const at::Tensor z = branch.second(at::gelu(branch.first(pool(frames, info_, branch.pooling))));
+            const at::Tensor hidden = branch.first(standardised(pool(frames, info_, branch.pooling)));
+            const at::Tensor z = branch.second(at::gelu(standardised(hidden)));
             const ContrastiveResult one =
                 contrastive_loss(z / z.norm(2, {1}, true).clamp_min(1e-12), label, excluded, temperature_);
             total.loss = total.loss.defined() ? total.loss + one.loss / count : one.loss / count;

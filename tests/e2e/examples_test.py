@@ -1,0 +1,116 @@
+"""The shipped base and the shipped pipelines: the base is what its card says, every pipeline passes the checker, and the
+real ones run on a folder with a clips.csv as it lies."""
+
+import csv
+import json
+import pathlib
+import struct
+import unittest
+
+from support import SOURCE, TINY, Folder, write_wav
+
+PIPELINES = SOURCE / "examples" / "pipelines"
+BASE = SOURCE / "examples" / "models" / "beats-small.safetensors"
+GROUPS = {"amphibian": ["Hyla a", "Rana b"], "bird": ["Parus a", "Turdus b"], "insect": ["Gryllus a", "Tettigonia b"]}
+
+
+def clips_csv(folder, recordings=5):
+    """A folder of the layout that the real pipelines read: two labels a group with five recordings, one with two, and the
+    general sounds that the base learns from."""
+    rows, count = [], 0
+    for group, labels in GROUPS.items():
+        for label in [*labels, "Rara avis"]:
+            for r in range(recordings if label != "Rara avis" else 2):
+                count += 1
+                path = f"{group}/{label.replace(' ', '_')}-{r}.wav"
+                write_wav(folder / path, 1.0, 16000, 400 + 150 * (sum(map(ord, group + label)) % 20) + 0.37 * count)
+                rows.append([path, 0, 1.0, "somewhere", group, label, "", f"{group}{label}{r}", "CC0"])
+    for label in ("rain", "clock_tick"):
+        for r in range(3):
+            count += 1
+            path = f"general/{label}-{r}.wav"
+            write_wav(folder / path, 1.0, 16000, 200 + 7 * count)
+            rows.append([path, 0, 1.0, "esc10_env", "non_animal", label, "", f"{label}{r}", "CC BY"])
+    # The sets that the pretraining pipeline names, so that its "where" finds them.
+    for dataset in ("fsdd", "bengalese_finch_bird0"):
+        count += 1
+        write_wav(folder / f"{dataset}.wav", 1.0, 16000, 300 + 9 * count)
+        rows.append([f"{dataset}.wav", 0, 1.0, dataset, "speech", dataset, "", dataset, "CC BY"])
+    with open(folder / "clips.csv", "w", newline="") as out:
+        lines = csv.writer(out)
+        lines.writerow(["path", "start_s", "end_s", "dataset", "taxon_group", "label", "split", "recording_id", "licence"])
+        lines.writerows(rows)
+
+
+def header_of(file):
+    with open(file, "rb") as source:
+        (size,) = struct.unpack("<Q", source.read(8))
+        return json.loads(source.read(size))
+
+
+class Base(unittest.TestCase):
+    def test_the_base_is_what_its_card_says(self):
+        self.assertLessEqual(BASE.stat().st_size, 12_000_000)
+        metadata = header_of(BASE)["__metadata__"]
+        config = json.loads(metadata["biophony.config"])
+        for pipeline in ("quickstart.json", "real/three-taxa.json", "real/base.json", "pretrain-base.json"):
+            ours = json.loads((PIPELINES / pipeline).read_text())["params"]["encoder"]
+            self.assertEqual({key: config[key] for key in ours}, ours, f"{pipeline} describes another encoder than the base")
+        # What it has heard: invented species, and the sets that the card names.
+        card = (BASE.parent / "README.md").read_text()
+        heard = json.loads(metadata["biophony.pretraining"])
+        for data in heard["data"]:
+            self.assertIn(f"`{data['group']}`", card)
+
+
+class Examples(unittest.TestCase):
+    def test_every_pipeline_passes_the_checker(self):
+        with Folder() as folder:
+            clips_csv(folder.path)
+            for pipeline in [PIPELINES / "quickstart.json", PIPELINES / "pretrain-base.json", *sorted((PIPELINES / "real").glob("*.json"))]:
+                settings = [] if pipeline.name == "quickstart.json" else ["--set", f"params.recordings={folder.path / 'clips.csv'}"]
+                check = folder.run("check", str(pipeline), *settings)
+                self.assertEqual(check.returncode, 0, f"{pipeline}: {check.stderr}")
+
+    def test_the_base_can_be_made_again(self):
+        """The pipeline with fewer and smaller steps."""
+        with Folder() as folder:
+            clips_csv(folder.path)
+            pipeline = json.loads((PIPELINES / "pretrain-base.json").read_text())
+            pipeline["params"]["encoder"] = dict(TINY, window_seconds=0.5)
+            pipeline["params"]["recordings"] = str(folder.path / "clips.csv")
+            for name, node in pipeline["nodes"].items():
+                if node["use"] == "pretrain":
+                    node["with"].update(steps=2, batch=4)
+                if node["use"] == "dataset:synthetic":
+                    node["with"].update(species=4, clip_seconds=0.5)
+            folder.write("p.json", pipeline)
+            run = folder.run("run", "p.json", "--out", "run", "--threads", "1")
+            self.assertEqual(run.returncode, 0, run.stderr)
+            made = header_of(folder.path / "run" / "nodes" / "base" / "encoder.safetensors")
+            shipped = header_of(BASE)
+            self.assertEqual(json.loads(made["__metadata__"]["biophony.pretraining"])["settings"].keys(),
+                             json.loads(shipped["__metadata__"]["biophony.pretraining"])["settings"].keys())
+
+    def test_real_recordings_as_they_lie(self):
+        with Folder() as folder:
+            clips_csv(folder.path)
+            params = {"encoder": dict(TINY, window_seconds=1.0)}
+            folder.write("params.json", params)
+            run = folder.run("run", str(PIPELINES / "real" / "three-taxa.json"), "--out", "run", "--threads", "2",
+                             "--params", "params.json", "--set", f"params.recordings={folder.path / 'clips.csv'}",
+                             "--set", "axes.fold=[0]", "--set", "expert.epochs=1", "--set", "joint.epochs=1")
+            self.assertEqual(run.returncode, 0, run.stderr)
+            table = json.loads((folder.path / "run" / "nodes" / "table" / "table.json").read_text())
+            rows = {(row["model"], row["head"]) for row in table["rows"]}
+            self.assertEqual(rows, {("joint", "own"), ("joint", "ridge"), ("specialists", "own"), ("average", "ridge"), ("base", "ridge"),
+                                    ("mel-statistics", "ridge"), ("random-start", "ridge")})
+            self.assertEqual(len(table["compare"]), 5)
+            # One recording of five of each of six labels; the rare label is left out.
+            self.assertEqual(table["clips"], 6)
+            self.assertIn("random-start", run.stdout)
+            self.assertIn("mel-statistics", run.stdout)
+
+
+if __name__ == "__main__":
+    unittest.main()
