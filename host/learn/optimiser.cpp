@@ -8,25 +8,34 @@
 
 namespace biophony {
 
-Optimiser::Optimiser(const Encoder& encoder, const std::vector<at::Tensor>& others, double learning_rate,
-                     double weight_decay)
-    : learning_rate_(learning_rate) {
-    std::vector<at::Tensor> decayed, plain;
-    for (const auto& item : encoder.named_parameters())
-        (item.value().dim() > 1 && encoder.role(item.key()).kind != "gain" ? decayed : plain).push_back(item.value());
-    for (const at::Tensor& other : others) (other.dim() > 1 ? decayed : plain).push_back(other);
-    for (const auto* list : {&decayed, &plain}) all_.insert(all_.end(), list->begin(), list->end());
-    auto options = [&](double decay) { return torch::optim::AdamWOptions(learning_rate).weight_decay(decay); };
-    std::vector<torch::optim::OptimizerParamGroup> groups;
-    groups.emplace_back(decayed, std::make_unique<torch::optim::AdamWOptions>(options(weight_decay)));
-    groups.emplace_back(plain, std::make_unique<torch::optim::AdamWOptions>(options(0)));
-    adamw_ = std::make_unique<torch::optim::AdamW>(groups, options(weight_decay));
+Optimiser::Optimiser(std::vector<Group> groups) {
+    std::vector<torch::optim::OptimizerParamGroup> parts;
+    for (Group& group : groups) {
+        if (group.tensors.empty()) continue;
+        all_.insert(all_.end(), group.tensors.begin(), group.tensors.end());
+        parts.emplace_back(group.tensors,
+                           std::make_unique<torch::optim::AdamWOptions>(
+                               torch::optim::AdamWOptions(group.learning_rate).weight_decay(group.weight_decay)));
+        groups_.push_back(std::move(group));
+    }
+    adamw_ = std::make_unique<torch::optim::AdamW>(parts, torch::optim::AdamWOptions());
 }
 
-void Optimiser::step(double factor, double clip_norm) {
-    for (auto& group : adamw_->param_groups()) group.options().set_lr(learning_rate_ * factor);
+void Optimiser::step(const at::Tensor& loss, double factor, double clip_norm, double beta1) {
+    for (size_t g = 0; g < groups_.size(); ++g) {
+        auto& options = static_cast<torch::optim::AdamWOptions&>(adamw_->param_groups()[g].options());
+        options.lr(groups_[g].learning_rate * factor);
+        options.betas({beta1, 0.999});
+    }
+    adamw_->zero_grad();
+    loss.backward();
     torch::nn::utils::clip_grad_norm_(all_, clip_norm);
     adamw_->step();
+}
+
+DecayGroups::DecayGroups(const Encoder& encoder) {
+    for (const auto& item : encoder.named_parameters())
+        (item.value().dim() > 1 && encoder.role(item.key()).kind != "gain" ? decayed : plain).push_back(item.value());
 }
 
 double warm_up_then_cosine(int64_t step, int64_t steps, double warm_up) {

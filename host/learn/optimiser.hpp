@@ -11,18 +11,29 @@
 
 namespace biophony {
 
-/// AdamW over an encoder and other tensors. Matrices and convolutions decay; biases, norms and gains don't.
+/// AdamW (Loshchilov and Hutter 2019; β₂ 0.999, ε 1e-8) with a rate and a decay per group of tensors.
 class Optimiser {
 public:
-    Optimiser(const Encoder& encoder, const std::vector<at::Tensor>& others, double learning_rate, double weight_decay);
-    void zero_grad() { adamw_->zero_grad(); }
-    /// One step at `factor` times the learning rate, the gradient over all tensors cut to the norm `clip_norm`.
-    void step(double factor, double clip_norm);
+    struct Group {
+        std::vector<at::Tensor> tensors;
+        double learning_rate = 0, weight_decay = 0;
+    };
+    /// Groups without tensors are left out.
+    explicit Optimiser(std::vector<Group> groups);
+    /// Gradients of `loss`, cut to the norm `clip_norm` over all tensors, then one step at `factor` times each group's
+    /// learning rate.
+    void step(const at::Tensor& loss, double factor, double clip_norm, double beta1 = 0.9);
 
 private:
+    std::vector<Group> groups_;
     std::vector<at::Tensor> all_;
-    double learning_rate_;
     std::unique_ptr<torch::optim::AdamW> adamw_;
+};
+
+/// An encoder's parameters: matrices and convolutions, which decay, and biases, norms and gains, which don't.
+struct DecayGroups {
+    std::vector<at::Tensor> decayed, plain;
+    explicit DecayGroups(const Encoder& encoder);
 };
 
 /// The factor on the learning rate at `step` of `steps`: it rises over the share `warm_up`, then a cosine to 0.

@@ -268,11 +268,15 @@ Pretrained pretrain(Encoder& encoder, const std::vector<ClipSet>& data, const st
         sums["masked"].weight = settings.masked.weight;
         masked = std::make_unique<MaskedPrediction>(info, settings.masked, mix(seed, kOfMasked));
     }
-    std::vector<at::Tensor> others;
-    for (const auto& [name, objective] : on_frames)
-        others.insert(others.end(), objective->parameters().begin(), objective->parameters().end());
-    if (masked) others.insert(others.end(), masked->parameters().begin(), masked->parameters().end());
-    Optimiser optimiser(encoder, others, settings.learning_rate, settings.weight_decay);
+    DecayGroups learned(encoder);
+    auto add_head = [&learned](const std::vector<at::Tensor>& parameters) {
+        for (const at::Tensor& parameter : parameters)
+            (parameter.dim() > 1 ? learned.decayed : learned.plain).push_back(parameter);
+    };
+    for (const auto& [name, objective] : on_frames) add_head(objective->parameters());
+    if (masked) add_head(masked->parameters());
+    Optimiser optimiser(
+        {{learned.decayed, settings.learning_rate, settings.weight_decay}, {learned.plain, settings.learning_rate, 0}});
     WaveStream stream(data, backgrounds, registry, plan, settings.augmentation, info.sample_rate,
                       static_cast<size_t>(std::llround(info.window_seconds * info.sample_rate)), settings.steps,
                       mix(seed, kOfStream), threads);
@@ -313,10 +317,8 @@ Pretrained pretrain(Encoder& encoder, const std::vector<ClipSet>& data, const st
             throw Error(Code::kRunFailed,
                         fmt::format("the loss is no longer finite in step {}; a lower learning rate than {} may help",
                                     step + 1, settings.learning_rate));
-        optimiser.zero_grad();
-        loss.backward();
         const double factor = warm_up_then_cosine(step, settings.steps, settings.warm_up);
-        optimiser.step(factor, settings.clip_norm);
+        optimiser.step(loss, factor, settings.clip_norm);
         ++since;
         progress.update(static_cast<double>(step + 1) * static_cast<double>(settings.batch),
                         static_cast<double>(settings.steps) * static_cast<double>(settings.batch), "windows");

@@ -6,6 +6,7 @@
 
 #include "base/nearest.hpp"
 #include "base/sha256.hpp"
+#include "learn/optimiser.hpp"
 
 namespace biophony {
 
@@ -132,11 +133,7 @@ Pace pace(const Recipe& recipe, int64_t step, int64_t steps, bool thawed) {
     auto cosine = [](double from, double to, double part) {
         return to + (from - to) / 2 * (1 + std::cos(std::numbers::pi * part));
     };
-    if (recipe.schedule == Recipe::Schedule::kCosine) {
-        const double rise = std::max(1.0, std::floor(share * all));
-        if (at < rise) return {.rate = (at + 1) / rise};
-        return {.rate = cosine(1, 0, (at - rise) / std::max(1.0, all - rise))};
-    }
+    if (recipe.schedule == Recipe::Schedule::kCosine) return {.rate = warm_up_then_cosine(step, steps, share)};
     // torch.optim.lr_scheduler.OneCycleLR(pct_start = share, div_factor = 25, final_div_factor = 1e4), which cycles
     // Adam's first beta against the rate. Its phases end at share·steps − 1 and steps − 1.
     constexpr double kFirst = 1.0 / 25, kLast = kFirst / 1e4, kLeast = 0.85, kMost = 0.95;

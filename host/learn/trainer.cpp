@@ -1,7 +1,6 @@
 #include "learn/trainer.hpp"
 
 #include <ATen/Context.h>
-#include <ATen/autocast_mode.h>
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/argmax.h>
 #include <ATen/ops/cat.h>
@@ -10,8 +9,6 @@
 #include <ATen/ops/tensor.h>
 #include <ATen/ops/zeros.h>
 #include <fmt/format.h>
-#include <torch/nn/utils/clip_grad.h>
-#include <torch/optim/adamw.h>
 
 #include <algorithm>
 #include <chrono>
@@ -22,6 +19,8 @@
 
 #include "base/random.hpp"
 #include "learn/augment.hpp"
+#include "learn/autocast.hpp"
+#include "learn/optimiser.hpp"
 #include "learn/ridge.hpp"
 
 namespace biophony {
@@ -82,65 +81,18 @@ LinearHead probe_head(Encoder& encoder, WindowFeatures& windows, const std::vect
     return {(model.weight * factor).to(at::kFloat), (model.bias * factor).to(at::kFloat)};
 }
 
-/// Forward passes in bfloat16 while it lives.
-class Autocast {
-public:
-    explicit Autocast(bool on) : on_(on) {
-        if (!on_) return;
-        at::autocast::set_autocast_dtype(at::kCPU, at::kBFloat16);
-        at::autocast::set_autocast_enabled(at::kCPU, true);
+/// The encoder's weights, unless it is frozen, and the head's.
+Optimiser optimiser_of(const Encoder& encoder, const LinearHead& head, const Recipe& recipe, bool frozen) {
+    std::vector<Optimiser::Group> groups;
+    if (!frozen) {
+        const DecayGroups parameters(encoder);
+        groups.push_back({parameters.decayed, recipe.learning_rate, recipe.weight_decay});
+        groups.push_back({parameters.plain, recipe.learning_rate, 0});
     }
-    ~Autocast() {
-        if (!on_) return;
-        at::autocast::set_autocast_enabled(at::kCPU, false);
-        at::autocast::clear_cache();
-    }
-    Autocast(const Autocast&) = delete;
-    Autocast& operator=(const Autocast&) = delete;
-
-private:
-    bool on_;
-};
-
-/// What learns at a time, with its optimiser.
-struct Learner {
-    std::vector<at::Tensor> tensors;
-    std::vector<double> rates;  ///< per parameter group
-    std::unique_ptr<torch::optim::AdamW> optimiser;
-
-    Learner(Encoder& encoder, const LinearHead& head, const Recipe& recipe, bool frozen) {
-        std::vector<at::Tensor> decayed, plain;
-        if (!frozen)
-            for (const auto& item : encoder.named_parameters())
-                (item.value().dim() > 1 && encoder.role(item.key()).kind != "gain" ? decayed : plain)
-                    .push_back(item.value());
-        std::vector<torch::optim::OptimizerParamGroup> groups;
-        auto add = [&](const std::vector<at::Tensor>& group, double rate, double decay) {
-            if (group.empty()) return;
-            tensors.insert(tensors.end(), group.begin(), group.end());
-            rates.push_back(rate);
-            groups.emplace_back(group, std::make_unique<torch::optim::AdamWOptions>(
-                                           torch::optim::AdamWOptions(rate).weight_decay(decay)));
-        };
-        add(decayed, recipe.learning_rate, recipe.weight_decay);
-        add(plain, recipe.learning_rate, 0);
-        add({head.weight}, recipe.head_learning_rate, recipe.weight_decay);
-        add({head.bias}, recipe.head_learning_rate, 0);
-        optimiser = std::make_unique<torch::optim::AdamW>(groups, torch::optim::AdamWOptions(recipe.learning_rate));
-    }
-
-    void step(const at::Tensor& loss, const Pace& pace, double clip_norm) {
-        for (size_t g = 0; g < rates.size(); ++g) {
-            auto& options = static_cast<torch::optim::AdamWOptions&>(optimiser->param_groups()[g].options());
-            options.lr(rates[g] * pace.rate);
-            options.betas({pace.beta1, 0.999});
-        }
-        optimiser->zero_grad();
-        loss.backward();
-        torch::nn::utils::clip_grad_norm_(tensors, clip_norm);
-        optimiser->step();
-    }
-};
+    groups.push_back({{head.weight}, recipe.head_learning_rate, recipe.weight_decay});
+    groups.push_back({{head.bias}, recipe.head_learning_rate, 0});
+    return Optimiser(std::move(groups));
+}
 
 /// Copies of all weights, to come back to.
 struct Snapshot {
@@ -252,7 +204,7 @@ TrainedHead train(Encoder& encoder, WindowFeatures& windows, const std::vector<i
     std::vector<size_t> order(count);
     std::iota(order.begin(), order.end(), size_t{0});
     out.history = Json::array();
-    std::unique_ptr<Learner> learner;
+    std::optional<Optimiser> optimiser;
     std::unique_ptr<Snapshot> best;
     double best_loss = std::numeric_limits<double>::infinity();
     int64_t step = 0, first_step = 0, steps = 0;  // `steps` of the schedule that began at `first_step`
@@ -261,7 +213,7 @@ TrainedHead train(Encoder& encoder, WindowFeatures& windows, const std::vector<i
     for (; epoch < recipe.epochs && (recipe.patience == 0 || epoch - out.kept_epoch < recipe.patience); ++epoch) {
         const bool frozen = epoch < recipe.freeze_epochs;
         if (epoch == 0 || epoch == recipe.freeze_epochs) {
-            learner = std::make_unique<Learner>(encoder, out.head, recipe, frozen);
+            optimiser.emplace(optimiser_of(encoder, out.head, recipe, frozen));
             first_step = step;
             steps = per_epoch * (recipe.epochs - epoch);
         }
@@ -298,7 +250,8 @@ TrainedHead train(Encoder& encoder, WindowFeatures& windows, const std::vector<i
                         "the loss is no longer finite in epoch {} (step {}); a lower learning rate than {} may help",
                         epoch + 1, step + 1, recipe.learning_rate));
             const bool thawed = recipe.freeze_epochs > 0 && !frozen;
-            learner->step(loss, pace(recipe, step - first_step, steps, thawed), recipe.clip_norm);
+            const Pace now = pace(recipe, step - first_step, steps, thawed);
+            optimiser->step(loss, now.rate, recipe.clip_norm, now.beta1);
             loss_sum += value * static_cast<double>(indices.size());
             progress.update(
                 static_cast<double>(epoch) * static_cast<double>(count) + static_cast<double>(begin + indices.size()),
