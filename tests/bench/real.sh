@@ -7,12 +7,12 @@ if [[ ! -f ${BIOPHONY_DATA:-}/clips.csv ]]; then
     echo "skipped: BIOPHONY_DATA names no folder with clips.csv"
     exit 0
 fi
-store=build/store
-for pipeline in base three-taxa; do
-    for limit in 0 4000; do
-        printf '\n%s.json, band_limit_hz %s\n' "$pipeline" "$limit"
-        build/bin/biophony run "examples/pipelines/real/$pipeline.json" --out "build/real-$pipeline-$limit" --store "$store" \
-            --set "params.recordings=$(realpath "$BIOPHONY_DATA")/clips.csv" --set "params.band_limit_hz=$limit" |
-            sed -n '/^  *clips  /,$p'
-    done
-done
+recordings=$(realpath "$BIOPHONY_DATA")/clips.csv
+run() { # PIPELINE NAME [OPTION...]
+    printf '\n%s %s\n' "$1" "${*:3}"
+    build/bin/biophony run "examples/pipelines/real/$1.json" --out "build/real-$2" --store build/store \
+        --set "params.recordings=$recordings" "${@:3}" | sed -n '/^  *clips  /,$p'
+}
+run base base
+run three-taxa three-taxa
+run three-taxa three-taxa-below-4-kHz --set params.band_limit_hz=4000

@@ -61,6 +61,22 @@ class Base(unittest.TestCase):
         heard = json.loads(metadata["biophony.pretraining"])
         for data in heard["data"]:
             self.assertIn(f"`{data['group']}`", card)
+        pipeline = json.loads((PIPELINES / "pretrain-base.json").read_text())
+        made_by = pipeline["nodes"]["base"]
+        self.assertEqual(heard["seed"], pipeline["params"]["seed"])
+        self.assertEqual([data["group"] for data in heard["data"]], made_by["in"]["data"])
+        self.assert_contains(heard["settings"], made_by["with"])
+        for name, data in zip(made_by["in"]["data"], heard["data"]):
+            made = pipeline["nodes"][name]["with"]
+            if "species" in made:
+                self.assertEqual(data["train_clips"], made["species"] * made["recordings"] * made["clips"])
+
+    def assert_contains(self, whole, part):
+        for key, value in part.items():
+            if isinstance(value, dict):
+                self.assert_contains(whole[key], value)
+            else:
+                self.assertEqual(whole[key], value, key)
 
 
 class Examples(unittest.TestCase):
@@ -88,9 +104,8 @@ class Examples(unittest.TestCase):
             run = folder.run("run", "p.json", "--out", "run", "--threads", "1")
             self.assertEqual(run.returncode, 0, run.stderr)
             made = header_of(folder.path / "run" / "nodes" / "base" / "encoder.safetensors")
-            shipped = header_of(BASE)
-            self.assertEqual(json.loads(made["__metadata__"]["biophony.pretraining"])["settings"].keys(),
-                             json.loads(shipped["__metadata__"]["biophony.pretraining"])["settings"].keys())
+            heard = json.loads(made["__metadata__"]["biophony.pretraining"])
+            self.assertEqual([(data["group"], data["train_clips"]) for data in heard["data"]], [("near", 16), ("far", 16), ("general", 8)])
 
     def test_real_recordings_as_they_lie(self):
         with Folder() as folder:

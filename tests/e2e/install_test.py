@@ -19,7 +19,8 @@ class Installed(unittest.TestCase):
             program = second / "bin" / "biophony"
             folder.write("p.json", tiny_pipeline())
             environment = {key: value for key, value in folder.environment.items() if key != "LD_LIBRARY_PATH"}
-            for command in (["plugins"], ["check", "p.json"], ["run", "p.json", "--out", "run", "--threads", "1"]):
+            examples = second / "share" / "biophony" / "examples" / "pipelines"
+            for command in (["plugins"], ["check", str(examples / "quickstart.json")], ["check", "p.json"], ["run", "p.json", "--out", "run", "--threads", "1"]):
                 result = subprocess.run([str(program), *command], cwd=folder.path, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=300)
                 self.assertEqual(result.returncode, 0, result.stderr)
                 self.assertNotIn(str(BUILD), result.stdout)
