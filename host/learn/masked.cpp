@@ -29,7 +29,6 @@ namespace biophony {
 
 namespace {
 
-constexpr double kLabelSmoothing = 0.1;
 constexpr int64_t kHeads = 4;
 
 at::Tensor normal(at::IntArrayRef shape, double deviation, at::Generator& generator) {

@@ -36,13 +36,15 @@ struct MaskedSettings {
     int64_t codes = 0, layers = 0, width = 0;  ///< of the tokenizer, of the predictor
 };
 
+constexpr double kLabelSmoothing = 0.1;  ///< of all cross-entropies of pretraining
+
 /// The objective: encoder and predictor against the tokenizer.
 class MaskedPrediction {
 public:
     MaskedPrediction(const EncoderInfo& info, const MaskedSettings& settings, uint64_t seed);
     ~MaskedPrediction();
     struct Result {
-        at::Tensor loss, accuracy;  ///< over masked tokens; cross-entropy with labels smoothed by 0.1
+        at::Tensor loss, accuracy;  ///< over masked tokens; cross-entropy with smoothed labels
         at::Tensor codes;           ///< (B, T) int64: what was to be predicted, and the rest
     };
     /// `features` of a batch, masked from `seed`. Throws Error(kInvalid) for an encoder that lacks the SDK's functions

@@ -6,7 +6,6 @@
 #include <algorithm>
 #include <map>
 #include <set>
-#include <tuple>
 
 #include "base/files.hpp"
 #include "weights/safetensors.hpp"
@@ -51,25 +50,38 @@ HeadFile HeadFile::load(const std::filesystem::path& file) {
 std::vector<ClipSet> load_sets(const std::vector<InputArtefact>& data) {
     std::vector<ClipSet> sets;
     std::set<std::string> groups;
-    std::map<std::string, std::tuple<Split, std::string, std::string>> heard;  // content → split, node, recording
+    struct Heard {
+        Split split;
+        std::string group, node, recording;
+    };
+    std::map<std::vector<std::string>, Heard> heard;  // by content, and by unit of one table
     for (const InputArtefact& artefact : data) {
         sets.push_back(ClipSet::load(artefact.folder));
-        if (!groups.insert(sets.back().group).second)
+        const ClipSet& set = sets.back();
+        if (!groups.insert(set.group).second)
             throw Error(Code::kRunFailed,
                         fmt::format("two data sets are called '{}' (the second is {}); give one a \"group_name\"",
-                                    sets.back().group, artefact.node));
-        for (const Clip& clip : sets.back().clips) {
-            const ClipRecording& recording = sets.back().recordings[clip.recording];
-            const auto [found, added] =
-                heard.emplace(recording.content, std::tuple(clip.split, artefact.node, recording.id));
-            const auto& [split, node, id] = found->second;
-            if (!added && split != clip.split)
-                throw Error(
-                    Code::kRunFailed,
-                    fmt::format("one recording is in the split {} of {} ('{}') and in the split {} of {} ('{}'), so a "
-                                "model would be "
-                                "tested on what it was trained on; give both data sets the source's own splits",
-                                to_string(split), node, id, to_string(clip.split), artefact.node, recording.id));
+                                    set.group, artefact.node));
+        const std::string table = set.params.value("file", "");
+        for (const Clip& clip : set.clips) {
+            const ClipRecording& recording = set.recordings[clip.recording];
+            auto check = [&](std::vector<std::string> key) {
+                const auto [found, added] =
+                    heard.try_emplace(std::move(key), Heard{clip.split, set.group, artefact.node, recording.id});
+                const Heard& other = found->second;
+                if (!added && other.split != clip.split)
+                    throw Error(
+                        Code::kRunFailed,
+                        fmt::format("one recording is in the split {} of '{}' ({}, '{}') and in the split {} of '{}' "
+                                    "({}, '{}'), so a model would be tested on what it was trained on; give both data "
+                                    "sets the source's own splits; with folds, recordings that several groups share "
+                                    "must be in one data set, or be left out of one",
+                                    to_string(other.split), other.group, other.node, other.recording,
+                                    to_string(clip.split), set.group, artefact.node, recording.id));
+            };
+            check({recording.content});
+            // Files of one recording, such as cut calls, differ in content; their unit means the same in one table.
+            if (!table.empty()) check({set.item, table, recording.unit});
         }
     }
     return sets;

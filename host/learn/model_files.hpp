@@ -28,7 +28,8 @@ struct HeadFile {
 };
 
 /// All clip sets of a port, in order. Throws Error(kRunFailed) where two have the same group name,
-/// or where a recording, known by its content, is in different splits of two sets.
+/// or where a recording, known by its content, or by its unit where two sets are of one table, is in different splits
+/// of two sets.
 std::vector<ClipSet> load_sets(const std::vector<InputArtefact>& data);
 
 /// Labels that have a train clip, over all sets: sorted, unique. Throws Error(kRunFailed) where there are fewer than

@@ -6,6 +6,8 @@
 #include <cmath>
 #include <numbers>
 
+#include "base/error.hpp"
+
 namespace biophony {
 
 Optimiser::Optimiser(std::vector<Group> groups) {
@@ -29,7 +31,8 @@ void Optimiser::step(const at::Tensor& loss, double factor, double clip_norm, do
     }
     adamw_->zero_grad();
     loss.backward();
-    torch::nn::utils::clip_grad_norm_(all_, clip_norm);
+    if (!std::isfinite(torch::nn::utils::clip_grad_norm_(all_, clip_norm)))
+        throw Error(Code::kRunFailed, "the gradient is no longer finite; a lower learning rate may help");
     adamw_->step();
 }
 

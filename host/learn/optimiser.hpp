@@ -21,7 +21,7 @@ public:
     /// Groups without tensors are left out.
     explicit Optimiser(std::vector<Group> groups);
     /// Gradients of `loss`, cut to the norm `clip_norm` over all tensors, then one step at `factor` times each group's
-    /// learning rate.
+    /// learning rate. Throws Error(kRunFailed), and leaves the tensors as they are, where that norm is not finite.
     void step(const at::Tensor& loss, double factor, double clip_norm, double beta1 = 0.9);
 
 private:

@@ -3,7 +3,6 @@
 #include <ATen/Context.h>
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/cross_entropy_loss.h>
-#include <ATen/ops/empty.h>
 #include <ATen/ops/eye.h>
 #include <ATen/ops/from_blob.h>
 #include <ATen/ops/gelu.h>
@@ -18,12 +17,12 @@
 #include <cmath>
 #include <map>
 #include <memory>
-#include <unordered_map>
 
 #include "base/random.hpp"
 #include "learn/autocast.hpp"
 #include "learn/optimiser.hpp"
 #include "learn/pooling.hpp"
+#include "learn/tensors.hpp"
 
 namespace biophony {
 
@@ -37,23 +36,11 @@ enum : uint64_t {
     kOfStream = 5,
     kOfMasks = 6
 };  // what a seed is for
-constexpr double kLabelSmoothing = 0.1;
-
-at::Tensor tensor_of(const std::vector<int64_t>& values) {
-    at::Tensor out = at::empty({static_cast<int64_t>(values.size())}, at::kLong);
-    std::copy(values.begin(), values.end(), out.data_ptr<int64_t>());
-    return out;
-}
 
 /// A linear layer with Xavier-uniform weights and a bias of zero.
 struct Linear {
-    Linear(int64_t out, int64_t in, Random& random) : weight(at::empty({out, in})), bias(at::zeros({out})) {
-        const double limit = std::sqrt(6.0 / static_cast<double>(out + in));
-        float* values = weight.data_ptr<float>();
-        for (int64_t i = 0; i < weight.numel(); ++i) values[i] = static_cast<float>(random.uniform(-limit, limit));
-        weight.requires_grad_(true);
-        bias.requires_grad_(true);
-    }
+    Linear(int64_t out, int64_t in, Random& random)
+        : weight(xavier_uniform(out, in, random).requires_grad_(true)), bias(at::zeros({out}).requires_grad_(true)) {}
     at::Tensor operator()(const at::Tensor& x) const { return at::linear(x, weight, bias); }
     at::Tensor weight, bias;
 };
@@ -89,7 +76,7 @@ class Contrastive : public Objective {
 public:
     Contrastive(const EncoderInfo& info, const std::vector<ClipSet>& data, const BatchPlan& plan,
                 const PretrainSettings::Contrastive& settings, uint64_t seed)
-        : info_(info), data_(data), temperature_(settings.temperature) {
+        : info_(info), pairs_(data, plan), temperature_(settings.temperature) {
         Random random(seed);
         for (const Pooling pooling : poolings_from(settings.pooling)) {
             const int64_t hidden = 2 * info.width;
@@ -98,41 +85,17 @@ public:
             for (const Linear* layer : {&branches_.back().first, &branches_.back().second})
                 parameters_.insert(parameters_.end(), {layer->weight, layer->bias});
         }
-        // Labels by number: one per set and label, and one per label's name.
-        std::map<std::string, int64_t> names;
-        std::unordered_map<std::string, int64_t> recordings;
-        int64_t first = 0;
-        for (size_t s = 0; s < data.size(); ++s) {
-            first_.push_back(first);
-            first += static_cast<int64_t>(plan.labels(s).size());
-            auto& mine = names_.emplace_back();
-            for (const std::string& label : plan.labels(s))
-                mine.push_back(names.try_emplace(label, static_cast<int64_t>(names.size())).first->second);
-            auto& heard = recordings_.emplace_back();
-            for (const ClipRecording& recording : data[s].recordings)
-                heard.push_back(
-                    recordings.try_emplace(recording.content, static_cast<int64_t>(recordings.size())).first->second);
-        }
     }
 
     Result operator()(const at::Tensor& frames, const std::vector<BatchItem>& items) override {
-        std::vector<int64_t> labels, names, recordings;
-        for (const BatchItem& item : items) {
-            labels.push_back(first_[item.set] + item.label);
-            names.push_back(names_[item.set][static_cast<size_t>(item.label)]);
-            recordings.push_back(recordings_[item.set][data_[item.set].clips[item.clip].recording]);
-        }
-        auto equal = [](const at::Tensor& x) { return x.unsqueeze(0).eq(x.unsqueeze(1)); };
-        const at::Tensor label = tensor_of(labels);
-        const at::Tensor excluded =
-            (equal(tensor_of(names)) | equal(tensor_of(recordings))).logical_and(equal(label).logical_not());
+        const Pairs::Batch pairs = pairs_(items);
         Result total;
         const auto count = static_cast<double>(branches_.size());
         for (const Branch& branch : branches_) {
             const at::Tensor hidden = branch.first(standardised(pool(frames, info_, branch.pooling)));
             const at::Tensor z = branch.second(at::gelu(standardised(hidden)));
             const ContrastiveResult one =
-                contrastive_loss(z / z.norm(2, {1}, true).clamp_min(1e-12), label, excluded, temperature_);
+                contrastive_loss(z / z.norm(2, {1}, true).clamp_min(1e-12), pairs.labels, pairs.excluded, temperature_);
             total.loss = total.loss.defined() ? total.loss + one.loss / count : one.loss / count;
             total.accuracy = total.accuracy.defined() ? total.accuracy + one.accuracy / count : one.accuracy / count;
         }
@@ -145,12 +108,9 @@ private:
         Linear first, second;
     };
     EncoderInfo info_;
-    const std::vector<ClipSet>& data_;
+    Pairs pairs_;
     double temperature_;
     std::vector<Branch> branches_;
-    std::vector<int64_t> first_;                    ///< of each set, the number of its first label
-    std::vector<std::vector<int64_t>> names_;       ///< set → label → number of its name
-    std::vector<std::vector<int64_t>> recordings_;  ///< set → recording → number of its content
 };
 
 class Supervised : public Objective {
@@ -220,6 +180,34 @@ PretrainSettings PretrainSettings::from(const Json& params) {
     out.augmentation = {augment.at("gain_db").at(0), augment.at("gain_db").at(1),   augment.at("equaliser_db"),
                         background.at("share"),      background.at("snr_db").at(0), background.at("snr_db").at(1)};
     return out;
+}
+
+Pairs::Pairs(const std::vector<ClipSet>& data, const BatchPlan& plan) : data_(data) {
+    std::map<std::string, int64_t> names, recordings;
+    int64_t first = 0;
+    for (size_t s = 0; s < data.size(); ++s) {
+        first_.push_back(first);
+        first += static_cast<int64_t>(plan.labels(s).size());
+        auto& mine = names_.emplace_back();
+        for (const std::string& label : plan.labels(s))
+            mine.push_back(names.try_emplace(label, static_cast<int64_t>(names.size())).first->second);
+        auto& heard = recordings_.emplace_back();
+        for (const ClipRecording& recording : data[s].recordings)
+            heard.push_back(
+                recordings.try_emplace(recording.content, static_cast<int64_t>(recordings.size())).first->second);
+    }
+}
+
+Pairs::Batch Pairs::operator()(const std::vector<BatchItem>& items) const {
+    std::vector<int64_t> labels, names, recordings;
+    for (const BatchItem& item : items) {
+        labels.push_back(first_[item.set] + item.label);
+        names.push_back(names_[item.set][static_cast<size_t>(item.label)]);
+        recordings.push_back(recordings_[item.set][data_[item.set].clips[item.clip].recording]);
+    }
+    auto equal = [](const at::Tensor& x) { return x.unsqueeze(0).eq(x.unsqueeze(1)); };
+    const at::Tensor label = tensor_of(labels);
+    return {label, (equal(tensor_of(names)) | equal(tensor_of(recordings))).logical_and(equal(label).logical_not())};
 }
 
 ContrastiveResult contrastive_loss(const at::Tensor& z, const at::Tensor& labels, const at::Tensor& excluded,

@@ -47,6 +47,23 @@ struct ContrastiveResult {
 ContrastiveResult contrastive_loss(const at::Tensor& z, const at::Tensor& labels, const at::Tensor& excluded,
                                    double temperature);
 
+/// What the windows of a batch are to each other for contrastive_loss. `data` must outlive this.
+class Pairs {
+public:
+    Pairs(const std::vector<ClipSet>& data, const BatchPlan& plan);
+    struct Batch {
+        at::Tensor labels;    ///< (B) int64: a number per set and label
+        at::Tensor excluded;  ///< (B, B) bool: of one file or one label's name, but not of one label of one set
+    };
+    Batch operator()(const std::vector<BatchItem>& items) const;
+
+private:
+    const std::vector<ClipSet>& data_;
+    std::vector<int64_t> first_;                    ///< of each set, the number of its first label
+    std::vector<std::vector<int64_t>> names_;       ///< set → label → number of its name
+    std::vector<std::vector<int64_t>> recordings_;  ///< set → recording → number of its content
+};
+
 struct Pretrained {
     Json history;  ///< one entry per `log_every` steps, means over them: step, learning_rate, and of each objective
                    ///< that has a weight its loss and accuracy; for masked also

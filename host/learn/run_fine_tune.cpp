@@ -60,13 +60,15 @@ void run_fine_tune(TaskContext& context) {
                                                {"train_windows", windows.windows().size()},
                                                {"kept_epoch", trained.kept_epoch},
                                                {"history", trained.history}});
-    context.headline = fmt::format("{} labels, {} windows × {} epochs, {:.0f} windows/s", labels.size(),
-                                   windows.windows().size(), trained.history.size(), trained.windows_per_second);
-    if (trained.kept_epoch > 0)
-        if (const Json& kept = trained.history[static_cast<size_t>(trained.kept_epoch - 1)];
-            kept.contains("valid_accuracy"))
-            context.headline += fmt::format(", valid accuracy {:.3f} in epoch {}, kept",
-                                            kept["valid_accuracy"].get<double>(), trained.kept_epoch);
+    // The last entry is the last epoch's; before the first epoch's there may be the start's.
+    context.headline = fmt::format(
+        "{} labels, {} windows × {} epochs, {:.0f} windows/s", labels.size(), windows.windows().size(),
+        trained.history.empty() ? 0 : trained.history.back()["epoch"].get<int>(), trained.windows_per_second);
+    for (const Json& entry : trained.history)
+        if (entry["epoch"] == trained.kept_epoch && entry.contains("valid_accuracy"))
+            context.headline += fmt::format(
+                ", valid accuracy {:.3f} {}, kept", entry["valid_accuracy"].get<double>(),
+                trained.kept_epoch == 0 ? std::string("at the start") : fmt::format("in epoch {}", trained.kept_epoch));
 }
 
 }  // namespace biophony

@@ -60,7 +60,8 @@ std::string abi_mismatch(std::string_view section) {
 }
 
 /// Training asks for the same large blocks at every step. By default the C library gives each back to the kernel, which
-/// clears its pages anew: about half of the time of a step. Kept in the heap, they are handed out again as they are.
+/// clears its pages anew; kept in the heap, they are handed out again as they are. What it costs: it holds from here on
+/// for the whole process, and of freed memory only what is beyond 2 GiB at the heap's end goes back to the system.
 void keep_large_blocks() {
     static const bool done = [] {
         mallopt(M_MMAP_MAX, 0);
@@ -73,10 +74,15 @@ void keep_large_blocks() {
 
 template <void (*work)(TaskContext&)>
 void with_threads(TaskContext& context) {
-    keep_large_blocks();
     at::set_num_threads(static_cast<int>(context.threads));
     at::globalContext().setDeterministicAlgorithms(true, /*warn_only=*/true);
     work(context);
+}
+
+template <void (*work)(TaskContext&)>
+void in_steps(TaskContext& context) {
+    keep_large_blocks();
+    with_threads<work>(context);
 }
 
 std::string version() {
@@ -91,8 +97,8 @@ extern "C" __attribute__((visibility("default"))) const biophony::TorchRuntime* 
     static const TorchRuntime runtime = {&version,
                                          &abi_mismatch,
                                          &with_threads<run_encoder>,
-                                         &with_threads<run_pretrain>,
-                                         &with_threads<run_fine_tune>,
+                                         &in_steps<run_pretrain>,
+                                         &in_steps<run_fine_tune>,
                                          &with_threads<run_head>,
                                          &with_threads<run_evaluate>};
     return &runtime;

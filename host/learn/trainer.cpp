@@ -22,16 +22,11 @@
 #include "learn/autocast.hpp"
 #include "learn/optimiser.hpp"
 #include "learn/ridge.hpp"
+#include "learn/tensors.hpp"
 
 namespace biophony {
 
 namespace {
-
-at::Tensor tensor_of(std::span<const int64_t> values) {
-    at::Tensor out = at::zeros({static_cast<int64_t>(values.size())}, at::kLong);
-    std::copy(values.begin(), values.end(), out.data_ptr<int64_t>());
-    return out;
-}
 
 at::Tensor loss_of(const at::Tensor& logits, const at::Tensor& target, const Recipe& recipe) {
     return at::cross_entropy_loss(logits, target, {}, at::Reduction::Mean, -100, recipe.label_smoothing);
@@ -39,12 +34,8 @@ at::Tensor loss_of(const at::Tensor& logits, const at::Tensor& target, const Rec
 
 /// Xavier uniform, as the source paper's head; zero bias.
 LinearHead fresh_head(int64_t classes, int64_t width, uint64_t seed) {
-    LinearHead head{at::zeros({classes, width}), at::zeros({classes})};
-    const double limit = std::sqrt(6.0 / static_cast<double>(classes + width));
     Random random(seed);
-    float* values = head.weight.data_ptr<float>();
-    for (int64_t i = 0; i < head.weight.numel(); ++i) values[i] = static_cast<float>(random.uniform(-limit, limit));
-    return head;
+    return {xavier_uniform(classes, width, random), at::zeros({classes})};
 }
 
 /// The ridge probe on the encoder as it is, its scores multiplied by the factor with which they are the best logits of
@@ -120,7 +111,7 @@ struct Score {
 };
 
 Score score(Encoder& encoder, WindowFeatures& windows, const std::vector<int64_t>& labels, const LinearHead& head,
-            const Recipe& recipe) {
+            const Recipe& recipe, const Cancel& cancel) {
     const at::NoGradGuard no_grad;
     encoder.eval();
     Score total;
@@ -129,6 +120,7 @@ Score score(Encoder& encoder, WindowFeatures& windows, const std::vector<int64_t
     for (size_t i = 0; i < labels.size(); ++i)
         if (labels[i] >= 0) known.push_back(i);
     for (size_t begin = 0; begin < known.size(); begin += batch) {
+        cancel.check();
         const std::span<const size_t> indices(known.data() + begin, std::min(batch, known.size() - begin));
         std::vector<int64_t> truth;
         for (const size_t i : indices) truth.push_back(labels[i]);
@@ -207,8 +199,40 @@ TrainedHead train(Encoder& encoder, WindowFeatures& windows, const std::vector<i
     std::optional<Optimiser> optimiser;
     std::unique_ptr<Snapshot> best;
     double best_loss = std::numeric_limits<double>::infinity();
+    // Scores the weights as they are after `epoch` epochs, and keeps them where they are the best so far.
+    auto validate = [&](int epoch, Json entry) {
+        const Score held_out = score(encoder, valid, valid_labels, out.head, recipe, cancel);
+        std::string text;
+        if (entry.contains("train_loss")) text = fmt::format("train loss {:.4f}", entry["train_loss"].get<double>());
+        if (held_out.count > 0) {
+            if (!std::isfinite(held_out.loss))
+                throw Error(Code::kRunFailed,
+                            fmt::format("the validation loss after epoch {} is not finite; {}", epoch,
+                                        epoch == 0 ? "the encoder that training starts from, or a clip, is broken"
+                                                   : fmt::format("a lower learning rate than {} may help",
+                                                                 recipe.learning_rate)));
+            entry["valid_loss"] = held_out.loss;
+            entry["valid_accuracy"] = held_out.accuracy;
+            text += fmt::format("{}valid loss {:.4f}, valid accuracy {:.3f}", text.empty() ? "" : ", ", held_out.loss,
+                                held_out.accuracy);
+        }
+        if (text.empty()) return;  // nothing is known of the start
+        log(fmt::format("epoch {}/{}: {}", epoch, recipe.epochs, text));
+        out.history.push_back(std::move(entry));
+        if (!recipe.keep_best || held_out.count == 0) {
+            out.kept_epoch = epoch;
+        } else if (held_out.loss < best_loss) {
+            best_loss = held_out.loss;
+            out.kept_epoch = epoch;
+            if (best == nullptr)
+                best = std::make_unique<Snapshot>(encoder, out.head);
+            else
+                best->take();
+        }
+    };
     int64_t step = 0, first_step = 0, steps = 0;  // `steps` of the schedule that began at `first_step`
     int epoch = 0;
+    validate(0, {{"epoch", 0}});
     const auto begin_time = std::chrono::steady_clock::now();
     for (; epoch < recipe.epochs && (recipe.patience == 0 || epoch - out.kept_epoch < recipe.patience); ++epoch) {
         const bool frozen = epoch < recipe.freeze_epochs;
@@ -257,27 +281,8 @@ TrainedHead train(Encoder& encoder, WindowFeatures& windows, const std::vector<i
                 static_cast<double>(epoch) * static_cast<double>(count) + static_cast<double>(begin + indices.size()),
                 static_cast<double>(count) * recipe.epochs, "windows");
         }
-        const Score held_out = score(encoder, valid, valid_labels, out.head, recipe);
-        Json entry = {{"epoch", epoch + 1}, {"train_loss", loss_sum / static_cast<double>(std::max<size_t>(1, count))}};
-        if (held_out.count > 0) {
-            entry["valid_loss"] = held_out.loss;
-            entry["valid_accuracy"] = held_out.accuracy;
-        }
-        log(fmt::format("epoch {}/{}: train loss {:.4f}{}", epoch + 1, recipe.epochs, entry["train_loss"].get<double>(),
-                        held_out.count > 0 ? fmt::format(", valid loss {:.4f}, valid accuracy {:.3f}", held_out.loss,
-                                                         held_out.accuracy)
-                                           : ""));
-        out.history.push_back(std::move(entry));
-        if (!recipe.keep_best || held_out.count == 0) {
-            out.kept_epoch = epoch + 1;
-        } else if (held_out.loss < best_loss) {
-            best_loss = held_out.loss;
-            out.kept_epoch = epoch + 1;
-            if (best == nullptr)
-                best = std::make_unique<Snapshot>(encoder, out.head);
-            else
-                best->take();
-        }
+        validate(epoch + 1,
+                 {{"epoch", epoch + 1}, {"train_loss", loss_sum / static_cast<double>(std::max<size_t>(1, count))}});
     }
     if (best != nullptr) best->restore();
     encoder.eval();

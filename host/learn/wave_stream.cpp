@@ -220,10 +220,19 @@ WaveStream::WaveStream(const std::vector<ClipSet>& data, const std::vector<ClipS
     for (size_t t = 0; t < threads; ++t)
         sources_.push_back(std::make_unique<Source>(data, backgrounds, registry, kept, rate, length));
     slots_.resize(kAhead);
-    for (auto& source : sources_) threads_.emplace_back([this, &source] { work(*source); });
+    try {
+        for (auto& source : sources_) threads_.emplace_back([this, &source] { work(*source); });
+    } catch (...) {  // those that run would be waited for without end
+        stop();
+        throw;
+    }
 }
 
 WaveStream::~WaveStream() {
+    stop();
+}
+
+void WaveStream::stop() {
     {
         const std::lock_guard lock(mutex_);
         stop_ = true;
@@ -242,11 +251,20 @@ void WaveStream::work(Source& source) {
         const size_t item = next_item_++;
         Slot& slot = slots_[static_cast<size_t>(step) % kAhead];
         if (item == 0) {
-            slot = {
-                .items = plan_.items(step),
-                .waves = at::empty({static_cast<int64_t>(plan_.batch()), static_cast<int64_t>(length_)}, at::kFloat),
-                .left = plan_.batch(),
-                .error = nullptr};
+            try {
+                slot = {.items = plan_.items(step),
+                        .waves =
+                            at::empty({static_cast<int64_t>(plan_.batch()), static_cast<int64_t>(length_)}, at::kFloat),
+                        .left = plan_.batch(),
+                        .error = nullptr};
+            } catch (...) {  // such as no memory: there is nothing to fill
+                slot = Slot();
+                slot.error = std::current_exception();
+                next_item_ = 0;
+                ++producing_;
+                done_.notify_all();
+                continue;
+            }
         }
         if (next_item_ == plan_.batch()) {
             next_item_ = 0;

@@ -83,7 +83,8 @@ public:
     WaveStream(const WaveStream&) = delete;
     WaveStream& operator=(const WaveStream&) = delete;
 
-    /// The next batch; waits for it. Throws Error that names the clip where one can't be read, and kCancelled.
+    /// The next batch; waits for it. Throws Error that names the clip where one can't be read, and kCancelled, and what
+    /// else went wrong in the threads, such as no memory for a batch.
     WaveBatch next(const Cancel& cancel);
 
 private:
@@ -96,6 +97,7 @@ private:
         std::exception_ptr error;
     };
     void work(Source& source);
+    void stop();
     void fill(Source& source, int64_t step, size_t item, const BatchItem& at, float* out) const;
 
     const BatchPlan& plan_;

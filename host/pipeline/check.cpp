@@ -431,6 +431,9 @@ private:
         const Instance& instance = expansion_.instances[n];
         GraphNode node{.id = instance.id, .stem = key_of(n).stem, .type = checked.type, .item = checked.item};
         for (const Axis* axis : key_of(n).axes) node.axes.emplace_back(axis->name, instance.axes.at(axis->name)->text);
+        for (const auto& [pointer, address] : checked.params.from)
+            for (const auto& [axis, value] : instance.axes)
+                if (value->address == address) node.axis_of[pointer] = axis;
         node.params = checked.params.value;
         node.seed = checked.seed;
         node.inputs = checked.inputs;

@@ -23,8 +23,9 @@ struct GraphNode {
     std::vector<std::pair<std::string, std::string>> axes;  ///< axis → value as text, in the order of the id
     const NodeType* type = nullptr;
     const ItemInfo* item = nullptr;  ///< for dataset:… and encoder:…
-    Json params;        ///< effective: parameters and axis values put in, defaults filled in, paths absolute
-    uint64_t seed = 0;  ///< the node's own seed, else the pipeline's `params.seed`, else 0
+    Json params;  ///< effective: parameters and axis values put in, defaults filled in, paths absolute
+    std::map<std::string, std::string> axis_of;  ///< pointer in params → the axis whose value stands there; for checks
+    uint64_t seed = 0;                           ///< the node's own seed, else the pipeline's `params.seed`, else 0
     std::map<std::string, std::vector<size_t>> inputs;  ///< port → nodes, in order
     bool implied = false;                               ///< added by another node's type (a row of the table)
     Where where;                                        ///< of the node in the text

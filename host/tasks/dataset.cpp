@@ -181,12 +181,11 @@ void check_dataset(const GraphNode& node, const Registry&, std::string_view poin
     if (fold >= folds)
         return problem("/split/fold",
                        fmt::format("found the fold {}, expected 0 to {} for {} folds", fold, folds - 1, folds));
-    if (node.params.at("group_name") == "")
-        for (const auto& [axis, value] : node.axes)
-            if (value == std::to_string(fold))
-                return problem("", fmt::format("the group would be called '{}', another one in each fold; expected a "
-                                               "\"group_name\" without the axis '{}', such as \"{{taxon}}\"",
-                                               group_of(node.id), axis));
+    if (const auto axis = node.axis_of.find("/split/fold");
+        axis != node.axis_of.end() && node.params.at("group_name") == "")
+        return problem("", fmt::format("the group would be called '{}', another one in each fold; expected a "
+                                       "\"group_name\" without the axis '{}', such as \"{{taxon}}\"",
+                                       group_of(node.id), axis->second));
 }
 
 void run_dataset(TaskContext& context) {

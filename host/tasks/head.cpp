@@ -28,7 +28,7 @@ NodeType head_type() {
                 "name": {"type": "string", "default": "",
                          "description": "what tables call the head; empty = its kind, pooling and strength where they aren't the defaults. Heads of different names are not compared"},
                 "strength": {"type": "number", "exclusiveMinimum": 0,
-                             "description": "ridge penalty relative to the mean feature variance; without it, chosen by generalised cross-validation"},
+                             "description": "ridge penalty relative to the variance of the standardised features, which is 1; without it, chosen by generalised cross-validation"},
                 "pooling": {"enum": ["mean", "bands"], "default": "mean",
                             "description": "mean over all frames, or over time for each frequency band of the encoder"},
                 "batch": {"type": "integer", "minimum": 1, "maximum": 4096, "default": 16, "description": "clips per forward pass"}

@@ -1,7 +1,10 @@
 #include "learn/recipe.hpp"
 
 #include <cmath>
+#include <map>
 #include <set>
+
+#include "tasks/node_types.hpp"
 
 #include <catch2/catch.hpp>
 
@@ -66,6 +69,80 @@ TEST_CASE("a recipe's hash covers every setting") {
             CHECK(other.at("values").at(name) == value);
         }
     }
+}
+
+TEST_CASE("a recipe's hash covers every field") {
+    using Change = void (*)(Recipe&);
+    const std::vector<Change> changes = {
+        [](Recipe& r) { r.name += "x"; },
+        [](Recipe& r) { ++r.version; },
+        [](Recipe& r) { ++r.epochs; },
+        [](Recipe& r) { ++r.batch; },
+        [](Recipe& r) { r.learning_rate *= 2; },
+        [](Recipe& r) { r.head_learning_rate *= 2; },
+        [](Recipe& r) { r.weight_decay += 1; },
+        [](Recipe& r) {
+            const bool cosine = r.schedule == Recipe::Schedule::kCosine;
+            r.schedule = cosine ? Recipe::Schedule::kOneCycle : Recipe::Schedule::kCosine;
+        },
+        [](Recipe& r) { r.warm_up += 0.1; },
+        [](Recipe& r) { ++r.warm_up_steps; },
+        [](Recipe& r) { r.clip_norm += 1; },
+        [](Recipe& r) { r.label_smoothing += 0.1; },
+        [](Recipe& r) { r.bfloat16 = !r.bfloat16; },
+        [](Recipe& r) {
+            const bool probe = r.head_start == Recipe::HeadStart::kProbe;
+            r.head_start = probe ? Recipe::HeadStart::kXavier : Recipe::HeadStart::kProbe;
+        },
+        [](Recipe& r) { ++r.freeze_epochs; },
+        [](Recipe& r) { r.thaw_warm_up += 0.1; },
+        [](Recipe& r) { ++r.thaw_warm_up_steps; },
+        [](Recipe& r) { r.keep_best = !r.keep_best; },
+        [](Recipe& r) { ++r.patience; },
+        [](Recipe& r) { r.random_start = !r.random_start; },
+        [](Recipe& r) { r.level_jitter_db += 1; },
+        [](Recipe& r) { ++r.wave_masks; },
+        [](Recipe& r) { r.wave_mask_ms += 1; },
+        [](Recipe& r) { r.mixup_alpha += 0.1; },
+        [](Recipe& r) { r.mixup_share += 0.1; },
+        [](Recipe& r) { ++r.band_masks; },
+        [](Recipe& r) { ++r.band_mask_width; },
+        [](Recipe& r) { ++r.time_masks; },
+        [](Recipe& r) { ++r.time_mask_width; },
+        [](Recipe& r) { r.pooling = r.pooling == Pooling::kMean ? Pooling::kBands : Pooling::kMean; },
+    };
+    for (const Recipe& recipe : recipes()) {
+        std::set<std::string> hashes = {recipe.card()["hash"]};
+        for (const Change change : changes) {
+            Recipe other = recipe;
+            change(other);
+            hashes.insert(other.card()["hash"]);
+        }
+        CHECK(hashes.size() == changes.size() + 1);
+    }
+}
+
+TEST_CASE("the presets are those that were released under their versions") {
+    const std::map<std::string, std::string> released = {
+        {"small 2", "0765db8fe8cae9fb82d24fc7ab521e393ad65403da7ca0df26b9167a451383ec"},
+        {"nihal2026 1", "b8e2fb52d290266ea3a108133945ab1672c796ac641867a6674e5827eba41c39"},
+    };
+    REQUIRE(recipes().size() == released.size());
+    for (const Recipe& recipe : recipes()) {
+        const std::string name = recipe.name + " " + std::to_string(recipe.version);
+        INFO(name << ": a value has changed, or the version; raise the version when a value changes, then put the new "
+                     "hash here");
+        REQUIRE(released.contains(name));
+        CHECK(recipe.card()["hash"] == released.at(name));
+    }
+}
+
+TEST_CASE("fine-tune offers the presets by name") {
+    std::set<std::string> names;
+    for (const Recipe& recipe : recipes()) names.insert(recipe.name);
+    const Json& recipe = node_types().find("fine-tune")->parameters["properties"]["recipe"];
+    CHECK(recipe["enum"].get<std::set<std::string>>() == names);
+    CHECK(names.contains(recipe["default"].get<std::string>()));
 }
 
 TEST_CASE("nihal2026 has the paper's constants") {

@@ -142,4 +142,18 @@ TEST_CASE("folds that don't fit together are told") {
     CHECK_THAT(
         told_of([](Json& p) { p["nodes"]["clips[taxon,fold]"]["with"].erase("group_name"); }),
         Catch::Contains("the group would be called 'bird,0', another one in each fold; expected a \"group_name\""));
+    // By the axis, not by its value: here fold 0 stands for itself, and the axis "fold" for something else.
+    CHECK(told_of([](Json& p) {
+              Json& with = p["nodes"]["clips[taxon,fold]"]["with"];
+              with.erase("group_name");
+              with["split"]["fold"] = 0;
+          }).find("another one in each fold") == std::string::npos);
+    // A fold by way of a param is the axis's all the same.
+    CHECK_THAT(told_of([](Json& p) {
+                   p["params"]["which"] = "{fold}";
+                   Json& with = p["nodes"]["clips[taxon,fold]"]["with"];
+                   with.erase("group_name");
+                   with["split"]["fold"] = {{"param", "which"}};
+               }),
+               Catch::Contains("another one in each fold"));
 }
