@@ -17,7 +17,7 @@ const std::vector<Recipe>& recipes() {
          .version = 2,
          .epochs = 12,
          .batch = 32,
-         .learning_rate = 2e-4,
+         .learning_rate = 5e-4,
          .head_learning_rate = 1e-3,
          .weight_decay = 0.05,
          .schedule = Recipe::Schedule::kCosine,
