@@ -26,11 +26,22 @@ function(biophony_add_plugin name)
     target_link_options(${name} PRIVATE -Wl,-z,defs)  # a sanitizer's run-time library lives in the executable
   endif()
 
-  # The build identity covers what the library is built from: its folder, its sources, and the SDK's headers.
+  # The build identity covers what the library is built from: its folder, its sources, and the SDK's headers, but for
+  # those that speak of kinds that it doesn't have.
   file(GLOB _own CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/*.cpp ${CMAKE_CURRENT_SOURCE_DIR}/*.hpp
     ${CMAKE_CURRENT_SOURCE_DIR}/*.h ${CMAKE_CURRENT_SOURCE_DIR}/*.c)
   file(GLOB_RECURSE _sdk CONFIGURE_DEPENDS ${BIOPHONY_SDK_INCLUDE_DIR}/biophony/*.h
     ${BIOPHONY_SDK_INCLUDE_DIR}/biophony/*.hpp)
+  file(READ ${arg_MANIFEST} _manifest)
+  if(NOT _manifest MATCHES "\"kind\": *\"merger\"")
+    list(FILTER _sdk EXCLUDE REGEX "/biophony/(c/)?(merger|linalg|philox)\\.")
+  endif()
+  if(NOT _manifest MATCHES "\"kind\": *\"dataset\"")
+    list(FILTER _sdk EXCLUDE REGEX "/biophony/(c/)?dataset\\.")
+  endif()
+  if(NOT arg_TORCH)
+    list(FILTER _sdk EXCLUDE REGEX "/biophony/torch/")
+  endif()
   set(_inputs ${_own} ${_sdk})
   foreach(source ${arg_SOURCES})
     get_filename_component(source ${source} ABSOLUTE)

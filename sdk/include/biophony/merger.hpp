@@ -7,21 +7,93 @@
 //     };
 //     BIOPHONY_PLUGIN(biophony::sdk::merger<Average>("average"))
 //
-// The manifest's "merger" object says stage, scope and space; see biophony/c/merger.h.
+// The manifest's "merger" object says stage, scope and space; see biophony/c/merger.h. A stage of scope "matrix" also
+// overrides matrix(), one of scope "global" begin().
 #pragma once
 
 #include <memory>
 #include <span>
+#include <utility>
+#include <vector>
 
 #include "biophony/c/merger.h"
+#include "biophony/philox.hpp"
 #include "biophony/plugin.hpp"
 
 namespace biophony::sdk {
 
-/// A run of consecutive elements of one tensor; all spans have the same length.
+/// What a global stage has seen of all tensors. One thread at a time.
+class Observation {
+public:
+    virtual ~Observation() = default;
+    /// Tiles come in ascending order; tile.out() is empty.
+    virtual void see(const class Tile& tile) = 0;
+    /// Adds what another one, of the same class, has seen of later tensors.
+    virtual void join(const Observation& later) = 0;
+    /// Nothing more will come.
+    virtual void end() {}
+};
+
+/// A matrix in float64, row-major.
+struct Matrix {
+    size_t rows = 0, columns = 0;
+    std::vector<double> values;
+
+    Matrix() = default;
+    Matrix(size_t r, size_t c) : rows(r), columns(c), values(r * c, 0.0) {}
+    double& at(size_t r, size_t c) { return values[r * columns + c]; }
+    double at(size_t r, size_t c) const { return values[r * columns + c]; }
+};
+
+/// The host's linear algebra, for stages whose manifest says "needs": ["linalg"]. Throws Error where a decomposition
+/// doesn't converge.
+class Linalg {
+public:
+    Linalg(const bph_linalg_v0* table, const bph_call* call) : table_(table), call_(call) {}
+
+    struct Svd {
+        Matrix u;               ///< (m, r)
+        std::vector<double> s;  ///< r = min(m, n), descending
+        Matrix vt;              ///< (r, n)
+    };
+    Svd svd(const Matrix& a) const {
+        const size_t r = a.rows < a.columns ? a.rows : a.columns;
+        Svd out{Matrix(a.rows, r), std::vector<double>(r), Matrix(r, a.columns)};
+        check(table_->svd(call_, a.rows, a.columns, a.values.data(), out.u.values.data(), out.s.data(),
+                          out.vt.values.data()));
+        return out;
+    }
+    struct Eigh {
+        std::vector<double> values;  ///< ascending
+        Matrix vectors;              ///< in columns
+    };
+    Eigh eigh(const Matrix& symmetric) const {
+        Eigh out{std::vector<double>(symmetric.rows), Matrix(symmetric.rows, symmetric.rows)};
+        check(
+            table_->eigh(call_, symmetric.rows, symmetric.values.data(), out.values.data(), out.vectors.values.data()));
+        return out;
+    }
+    /// op(a) · op(b), op being the transpose where the flag is set.
+    Matrix multiply(const Matrix& a, const Matrix& b, bool transpose_a = false, bool transpose_b = false) const {
+        Matrix out(transpose_a ? a.columns : a.rows, transpose_b ? b.rows : b.columns);
+        check(table_->gemm(call_, out.rows, out.columns, transpose_a ? a.rows : a.columns, a.values.data(),
+                           transpose_a ? 1 : 0, b.values.data(), transpose_b ? 1 : 0, out.values.data()));
+        return out;
+    }
+
+private:
+    /// The host has said what is wrong already; guarded() says it again with the same words.
+    static void check(bph_status status) {
+        if (status != BPH_OK) throw Error("a matrix decomposition of the host failed", status);
+    }
+    const bph_linalg_v0* table_;
+    const bph_call* call_;
+};
+
+/// A run of consecutive elements of one tensor, or the whole of it; all spans have the same length.
 class Tile {
 public:
-    explicit Tile(const bph_merge_tile* tile) : tile_(tile) {}
+    Tile(const bph_merge_tile* tile, const bph_call* call) : tile_(tile), call_(call) {}
     size_t size() const { return static_cast<size_t>(tile_->count); }
     size_t experts() const { return tile_->expert_count; }
     /// Values of expert i: deltas, or weights where the manifest says `"space": "weight"`.
@@ -30,15 +102,38 @@ public:
     std::span<const float> base() const {
         return tile_->base == nullptr ? std::span<const float>() : std::span<const float>(tile_->base, size());
     }
-    std::span<float> out() const { return {tile_->out, size()}; }
+    std::span<float> out() const { return {tile_->out, tile_->out == nullptr ? 0 : size()}; }
+    /// Of expert i, for a transform with `"experts": "all"`.
+    std::span<float> out(size_t i) const { return {tile_->outs[i], size()}; }
     std::string_view tensor() const { return from_c(tile_->tensor); }
     std::string_view role() const { return from_c(tile_->role); }
     int block() const { return tile_->block; }
+    /// Which expert, for a transform that sees one.
     uint32_t expert_index() const { return tile_->expert_index; }
+    /// Row-major index of the first element.
     uint64_t offset() const { return tile_->offset; }
+    /// Of the whole tensor; for matrix() rows and columns.
+    std::span<const uint64_t> shape() const { return {tile_->shape, tile_->rank}; }
+    /// Random numbers of expert i, to be asked by the element's index in the tensor: offset() + k.
+    Philox random(size_t i = 0) const { return Philox(tile_->keys[i]); }
+    /// What the last pass of a global stage has seen.
+    template <class T>
+    const T& observed() const {
+        return static_cast<const T&>(*static_cast<const Observation*>(tile_->observed));
+    }
+    /// Expert i as a matrix, in matrix().
+    Matrix matrix(size_t i) const {
+        Matrix out(static_cast<size_t>(tile_->shape[0]), static_cast<size_t>(tile_->shape[1]));
+        const auto from = expert(i);
+        out.values.assign(from.begin(), from.end());
+        return out;
+    }
+    Linalg linalg() const { return {tile_->linalg, call_}; }
+    Call call() const { return Call(call_); }
 
 private:
     const bph_merge_tile* tile_;
+    const bph_call* call_;
 };
 
 class Merger {
@@ -46,6 +141,14 @@ public:
     virtual ~Merger() = default;
     /// Writes tile.out(). Several threads call it at once; the result may not depend on the tile's offset or size.
     virtual void element(const Tile& tile) const = 0;
+    /// Scope "matrix": the tensors whose role is a matrix; element() has the others.
+    virtual void matrix(const Tile&) const { throw Error("matrix() is missing", BPH_INTERNAL); }
+    /// Scope "global": what is to see all tensors in this pass (from 0); `earlier` is the last pass's, null in the
+    /// first.
+    virtual std::unique_ptr<Observation> begin(uint32_t pass, size_t experts, const Observation* earlier) const {
+        (void)pass, (void)experts, (void)earlier;
+        throw Error("begin() is missing", BPH_INTERNAL);
+    }
 };
 
 namespace detail {
@@ -60,9 +163,32 @@ struct MergerThunks {
     }
     static void destroy(void* self) { delete static_cast<Merger*>(self); }
     static bph_status element(const bph_call* call, const void* self, const bph_merge_tile* tile) {
-        return guarded(call, [&] { static_cast<const Merger*>(self)->element(Tile(tile)); });
+        return guarded(call, [&] { static_cast<const Merger*>(self)->element(Tile(tile, call)); });
     }
-    static constexpr bph_merger_v0 kTable = {sizeof(bph_merger_v0), 0, &create, &destroy, &element};
+    static bph_status matrix(const bph_call* call, const void* self, const bph_merge_tile* tile) {
+        return guarded(call, [&] { static_cast<const Merger*>(self)->matrix(Tile(tile, call)); });
+    }
+    static bph_status observe_begin(const bph_call* call, const void* self, uint32_t pass, uint32_t experts,
+                                    const void* earlier, void** state) {
+        return guarded(call, [&] {
+            *state = static_cast<const Merger*>(self)
+                         ->begin(pass, experts, static_cast<const Observation*>(earlier))
+                         .release();
+        });
+    }
+    static bph_status observe(const bph_call* call, const void*, void* state, const bph_merge_tile* tile) {
+        return guarded(call, [&] { static_cast<Observation*>(state)->see(Tile(tile, call)); });
+    }
+    static bph_status observe_join(const bph_call* call, const void*, void* state, const void* other) {
+        return guarded(call, [&] { static_cast<Observation*>(state)->join(*static_cast<const Observation*>(other)); });
+    }
+    static bph_status observe_end(const bph_call* call, const void*, void* state) {
+        return guarded(call, [&] { static_cast<Observation*>(state)->end(); });
+    }
+    static void observe_destroy(void* state) { delete static_cast<Observation*>(state); }
+    static constexpr bph_merger_v0 kTable = {
+        sizeof(bph_merger_v0), 0,        &create,       &destroy,     &element,        &matrix,
+        &observe_begin,        &observe, &observe_join, &observe_end, &observe_destroy};
 };
 
 }  // namespace detail

@@ -1,0 +1,45 @@
+// Random numbers that are a function of a key and an index: Philox4x32-10 (Salmon et al. 2011, "Parallel random
+// numbers: as easy as 1, 2, 3"). The number at an index is the same whatever was drawn before, on whichever thread.
+#pragma once
+
+#include <array>
+#include <cmath>
+#include <cstdint>
+#include <numbers>
+
+namespace biophony::sdk {
+
+class Philox {
+public:
+    explicit Philox(uint64_t key) : key_(key) {}
+
+    /// Four random words for a counter.
+    std::array<uint32_t, 4> words(uint64_t counter) const {
+        std::array<uint32_t, 4> x = {static_cast<uint32_t>(counter), static_cast<uint32_t>(counter >> 32), 0, 0};
+        auto k0 = static_cast<uint32_t>(key_), k1 = static_cast<uint32_t>(key_ >> 32);
+        for (int round = 0; round < 10; ++round) {
+            const uint64_t a = uint64_t{0xD2511F53} * x[0], b = uint64_t{0xCD9E8D57} * x[2];
+            x = {static_cast<uint32_t>(b >> 32) ^ x[1] ^ k0, static_cast<uint32_t>(b),
+                 static_cast<uint32_t>(a >> 32) ^ x[3] ^ k1, static_cast<uint32_t>(a)};
+            k0 += 0x9E3779B9;
+            k1 += 0xBB67AE85;
+        }
+        return x;
+    }
+
+    /// Uniform in [0, 1), 32 bits; index by index.
+    double uniform(uint64_t index) const { return words(index / 4)[index % 4] * 0x1p-32; }
+
+    /// Standard normal (Box and Muller 1958), index by index.
+    double normal(uint64_t index) const {
+        const auto w = words(index / 2);
+        const size_t at = 2 * (index % 2);
+        const double radius = std::sqrt(-2.0 * std::log((w[at] + 1.0) * 0x1p-32));
+        return radius * std::cos(2.0 * std::numbers::pi * w[at + 1] * 0x1p-32);
+    }
+
+private:
+    uint64_t key_;
+};
+
+}  // namespace biophony::sdk
