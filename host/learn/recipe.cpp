@@ -14,7 +14,7 @@ const std::vector<Recipe>& recipes() {
     static const std::vector<Recipe> kPresets = {
         // For small encoders and few clips.
         {.name = "small",
-         .version = 2,
+         .version = 3,
          .epochs = 12,
          .batch = 32,
          .learning_rate = 5e-4,
@@ -24,6 +24,7 @@ const std::vector<Recipe>& recipes() {
          .warm_up = 0.1,
          .clip_norm = 1,
          .label_smoothing = 0.1,
+         .bfloat16 = true,
          .head_start = Recipe::HeadStart::kProbe,
          .keep_best = true,
          .random_start = true,

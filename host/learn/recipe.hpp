@@ -43,9 +43,8 @@ struct Recipe {
     int freeze_epochs = 0;       ///< the head alone learns; afterwards optimiser and schedule are made anew
     double thaw_warm_up = 0.1;   ///< warm_up of the schedule after that
     int thaw_warm_up_steps = 0;  ///< warm_up_steps of it
-    bool keep_best = false;  ///< the weights with the least validation loss, where there are such clips: of an epoch,
-                             ///< or as training started
-    int patience = 0;        ///< ends after so many epochs without a lower validation loss; 0 = never
+    bool keep_best = false;      ///< the epoch with the least validation loss, where there are such clips
+    int patience = 0;            ///< ends after so many epochs without a lower validation loss; 0 = never
 
     // Augmentation of train windows. Waves:
     bool random_start = false;   ///< a repeated clip begins anywhere, a window lies anywhere in a longer clip

@@ -36,7 +36,12 @@ void run_fine_tune(TaskContext& context) {
                            kMemory,
                            recipe.changes_waves() ? WindowFeatures::Keep::kSound : WindowFeatures::Keep::kFeatures);
     WindowFeatures valid(sets, Split::kValid, *context.registry, *encoder.module, *context.progress, *context.cancel);
-    const TrainedHead trained = train(*encoder.module, windows, classes_of(windows, labels), valid,
+    std::vector<std::string> recordings;
+    for (size_t i = 0; i < windows.windows().size(); ++i) {
+        const ClipSet& set = sets[windows.windows()[i].set];
+        recordings.push_back(set.recordings[windows.clip(i).recording].unit);
+    }
+    const TrainedHead trained = train(*encoder.module, windows, classes_of(windows, labels), recordings, valid,
                                       classes_of(valid, labels), static_cast<int64_t>(labels.size()), recipe,
                                       context.seed, *context.progress, *context.cancel, context.log);
 
@@ -69,6 +74,13 @@ void run_fine_tune(TaskContext& context) {
             context.headline += fmt::format(
                 ", valid accuracy {:.3f} {}, kept", entry["valid_accuracy"].get<double>(),
                 trained.kept_epoch == 0 ? std::string("at the start") : fmt::format("in epoch {}", trained.kept_epoch));
+    const Json& first = trained.history.empty() ? Json::object() : trained.history.front();
+    if (trained.kept_epoch > 0 && first.value("epoch", 1) == 0)
+        for (const Json& entry : trained.history)
+            if (entry["epoch"] == trained.kept_epoch && entry["valid_loss"] >= first["valid_loss"])
+                context.note(
+                    "no epoch has a lower validation loss than the start: fine-tuning has added nothing that these "
+                    "held-out clips show");
 }
 
 }  // namespace biophony

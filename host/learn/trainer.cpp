@@ -5,15 +5,21 @@
 #include <ATen/ops/argmax.h>
 #include <ATen/ops/cat.h>
 #include <ATen/ops/cross_entropy_loss.h>
+#include <ATen/ops/eye.h>
+#include <ATen/ops/linalg_solve.h>
 #include <ATen/ops/linear.h>
+#include <ATen/ops/matmul.h>
 #include <ATen/ops/tensor.h>
+#include <ATen/ops/where.h>
 #include <ATen/ops/zeros.h>
+#include <ATen/ops/zeros_like.h>
 #include <fmt/format.h>
 
 #include <algorithm>
 #include <chrono>
 #include <cmath>
 #include <limits>
+#include <map>
 #include <memory>
 #include <numeric>
 
@@ -38,26 +44,72 @@ LinearHead fresh_head(int64_t classes, int64_t width, uint64_t seed) {
     return {xavier_uniform(classes, width, random), at::zeros({classes})};
 }
 
+/// Scores (N, C) float64 of ridge probes that have not heard the window's recording, for features (N, D) float64: the
+/// recordings of each label are dealt to five folds, and each fold is scored by the ridge of this strength on the
+/// others, solved in the space of windows. `target[i]` becomes -100, which the loss leaves out, where the others lack
+/// the class.
+at::Tensor unheard_scores(const at::Tensor& features, std::span<const int64_t> labels,
+                          std::span<const std::string> recordings, int64_t classes, double strength,
+                          std::vector<int64_t>& target) {
+    constexpr int64_t kFolds = 5;
+    std::map<int64_t, std::map<std::string, int64_t>> dealt;  // label → recording → its number
+    std::vector<int64_t> fold;
+    for (size_t i = 0; i < labels.size(); ++i) {
+        auto& of_label = dealt[labels[i]];
+        fold.push_back(of_label.emplace(recordings[i], static_cast<int64_t>(of_label.size())).first->second % kFolds);
+    }
+    at::Tensor scores = at::zeros({features.size(0), classes}, at::kDouble);
+    target.assign(labels.size(), -100);
+    for (int64_t f = 0; f < kFolds; ++f) {
+        std::vector<int64_t> heard, unheard;
+        for (size_t i = 0; i < fold.size(); ++i) (fold[i] == f ? unheard : heard).push_back(static_cast<int64_t>(i));
+        if (heard.size() < 2 || unheard.empty()) continue;
+        at::Tensor truth = at::zeros({static_cast<int64_t>(heard.size()), classes}, at::kDouble);
+        std::vector<bool> known(static_cast<size_t>(classes), false);
+        for (size_t i = 0; i < heard.size(); ++i) {
+            const int64_t label = labels[static_cast<size_t>(heard[i])];
+            truth[static_cast<int64_t>(i)][label] = 1;
+            known[static_cast<size_t>(label)] = true;
+        }
+        const at::Tensor x = features.index_select(0, tensor_of(heard));
+        const at::Tensor mean = x.mean(0, true), y_mean = truth.mean(0, true);
+        const at::Tensor deviation = (x - mean).square().mean(0, true).sqrt();
+        const at::Tensor scale = at::where(deviation > 0, deviation.reciprocal(), at::zeros_like(deviation));
+        const at::Tensor z = (x - mean) * scale;
+        const double varying = static_cast<double>((deviation > 0).sum().item<int64_t>());
+        const double penalty = strength * static_cast<double>(heard.size()) * varying / static_cast<double>(x.size(1));
+        const at::Tensor kernel =
+            at::matmul(z, z.t()) + penalty * at::eye(static_cast<int64_t>(heard.size()), at::kDouble);
+        const at::Tensor dual = at::linalg_solve(kernel, truth - y_mean);
+        const at::Tensor places = tensor_of(unheard);
+        const at::Tensor other = (features.index_select(0, places) - mean) * scale;
+        scores.index_copy_(0, places, at::matmul(at::matmul(other, z.t()), dual) + y_mean);
+        for (const int64_t i : unheard)
+            if (const int64_t label = labels[static_cast<size_t>(i)]; known[static_cast<size_t>(label)])
+                target[static_cast<size_t>(i)] = label;
+    }
+    return scores;
+}
+
 /// The ridge probe on the encoder as it is, its scores multiplied by the factor with which they are the best logits of
-/// the held-out windows (of the train windows where there are none, though a probe looks surer there than it is): a
-/// head that pulls at the encoder as little as a linear one can.
+/// recordings that a probe has not heard: a head that pulls at the encoder as little as a linear one can. Held-out
+/// clips have no part in it, so that they judge the start and the epochs alike.
 LinearHead probe_head(Encoder& encoder, WindowFeatures& windows, const std::vector<int64_t>& labels,
-                      WindowFeatures& valid, const std::vector<int64_t>& valid_labels, int64_t classes,
-                      const Recipe& recipe, Progress& progress, const Cancel& cancel) {
+                      const std::vector<std::string>& recordings, int64_t classes, const Recipe& recipe,
+                      Progress& progress, const Cancel& cancel) {
     const at::NoGradGuard no_grad;
-    auto vectors = [&](WindowFeatures& of) {
-        return embed(encoder, of, static_cast<size_t>(recipe.batch), progress, cancel, recipe.pooling);
-    };
-    const at::Tensor features = vectors(windows);
+    const at::Tensor features =
+        embed(encoder, windows, static_cast<size_t>(recipe.batch), progress, cancel, recipe.pooling).to(at::kDouble);
     RidgeSums sums(features.size(1), classes);
     sums.add(features, labels);
     const RidgeModel model = solve_ridge(sums, std::nullopt);
-    const bool held_out =
-        std::any_of(valid_labels.begin(), valid_labels.end(), [](int64_t label) { return label >= 0; });
-    const at::Tensor scores = model.scores(held_out ? vectors(valid) : features);
-    // Unknown labels are -1; the loss leaves -100 out.
-    std::vector<int64_t> truth = held_out ? valid_labels : labels;
-    std::replace(truth.begin(), truth.end(), int64_t{-1}, int64_t{-100});
+    std::vector<int64_t> truth;
+    at::Tensor scores = unheard_scores(features, labels, recordings, classes, model.strength, truth);
+    if (std::all_of(truth.begin(), truth.end(), [](int64_t label) { return label < 0; })) {
+        // No label has two recordings: what the probe has heard is all there is.
+        scores = model.scores(features);
+        truth = labels;
+    }
     const at::Tensor target = tensor_of(truth);
     auto loss = [&](double log_factor) {
         return loss_of(scores * std::exp(log_factor), target, recipe).item<double>();
@@ -179,14 +231,15 @@ at::Tensor embed(Encoder& encoder, WindowFeatures& windows, size_t batch, Progre
     return at::cat(parts);
 }
 
-TrainedHead train(Encoder& encoder, WindowFeatures& windows, const std::vector<int64_t>& labels, WindowFeatures& valid,
+TrainedHead train(Encoder& encoder, WindowFeatures& windows, const std::vector<int64_t>& labels,
+                  const std::vector<std::string>& recordings, WindowFeatures& valid,
                   const std::vector<int64_t>& valid_labels, int64_t classes, const Recipe& recipe, uint64_t seed,
                   Progress& progress, const Cancel& cancel, const std::function<void(std::string_view)>& log) {
     // Dropout and layer drop draw from LibTorch's generator; torch nodes run one at a time.
     at::manual_seed(mix(seed, 1));
     TrainedHead out;
     out.head = recipe.head_start == Recipe::HeadStart::kProbe
-                   ? probe_head(encoder, windows, labels, valid, valid_labels, classes, recipe, progress, cancel)
+                   ? probe_head(encoder, windows, labels, recordings, classes, recipe, progress, cancel)
                    : fresh_head(classes, pooled_width(encoder.info(), recipe.pooling), mix(seed, 2));
     out.head.weight.requires_grad_(true);
     out.head.bias.requires_grad_(true);
@@ -198,7 +251,7 @@ TrainedHead train(Encoder& encoder, WindowFeatures& windows, const std::vector<i
     out.history = Json::array();
     std::optional<Optimiser> optimiser;
     std::unique_ptr<Snapshot> best;
-    double best_loss = std::numeric_limits<double>::infinity();
+    double best_loss = std::numeric_limits<double>::infinity(), start_loss = best_loss;
     // Scores the weights as they are after `epoch` epochs, and keeps them where they are the best so far.
     auto validate = [&](int epoch, Json entry) {
         const Score held_out = score(encoder, valid, valid_labels, out.head, recipe, cancel);
@@ -219,7 +272,9 @@ TrainedHead train(Encoder& encoder, WindowFeatures& windows, const std::vector<i
         if (text.empty()) return;  // nothing is known of the start
         log(fmt::format("epoch {}/{}: {}", epoch, recipe.epochs, text));
         out.history.push_back(std::move(entry));
-        if (!recipe.keep_best || held_out.count == 0) {
+        if (epoch == 0) {
+            start_loss = held_out.loss;
+        } else if (!recipe.keep_best || held_out.count == 0) {
             out.kept_epoch = epoch;
         } else if (held_out.loss < best_loss) {
             best_loss = held_out.loss;
@@ -285,6 +340,9 @@ TrainedHead train(Encoder& encoder, WindowFeatures& windows, const std::vector<i
                  {{"epoch", epoch + 1}, {"train_loss", loss_sum / static_cast<double>(std::max<size_t>(1, count))}});
     }
     if (best != nullptr) best->restore();
+    if (best != nullptr && best_loss >= start_loss)
+        log(fmt::format("no epoch has a lower validation loss than the start, {:.4f}; epoch {}, the best one, is kept",
+                        start_loss, out.kept_epoch));
     encoder.eval();
     const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin_time).count();
     out.windows_per_second = static_cast<double>(count) * epoch / std::max(seconds, 1e-9);

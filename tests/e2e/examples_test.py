@@ -53,7 +53,7 @@ class Base(unittest.TestCase):
         self.assertLessEqual(BASE.stat().st_size, 12_000_000)
         metadata = header_of(BASE)["__metadata__"]
         config = json.loads(metadata["biophony.config"])
-        for pipeline in ("quickstart.json", "real/three-taxa.json", "real/base.json", "pretrain-base.json"):
+        for pipeline in ("quickstart.json", "real/table.json", "real/base.json", "pretrain-base.json"):
             ours = json.loads((PIPELINES / pipeline).read_text())["params"]["encoder"]
             self.assertEqual({key: config[key] for key in ours}, ours, f"{pipeline} describes another encoder than the base")
         # What it has heard: invented species, and the sets that the card names.
