@@ -63,6 +63,14 @@ void collect_strings(const Json& value, const std::string& pointer,
         for (size_t i = 0; i < value.size(); ++i) collect_strings(value[i], fmt::format("{}/{}", pointer, i), each);
 }
 
+/// Calls each(pointer) for every value that both set; what they set side by side in one object is no such thing.
+void set_by_both(const Json& a, const Json& b, const std::string& pointer,
+                 const std::function<void(const std::string&)>& each) {
+    if (!a.is_object() || !b.is_object()) return each(pointer);
+    for (const auto& [name, inner] : a.items())
+        if (b.contains(name)) set_by_both(inner, b[name], pointer_join(pointer, name), each);
+}
+
 class Checker {
 public:
     Checker(Definition& definition, const Expansion& expansion, const NodeTypes& types, const Registry& registry)
@@ -120,9 +128,13 @@ private:
                 continue;
             }
             std::vector<std::string> names;
-            for (size_t i = 0; i < key.count && !key.axes.empty(); ++i)
-                names.push_back("with" + expansion_.instances[key.first + i].id.substr(key.stem.size()));
-            if (std::find(names.begin(), names.end(), field) == names.end())
+            bool stands = false;
+            for (size_t i = 0; i < key.count && !key.axes.empty(); ++i) {
+                const Instance& instance = expansion_.instances[key.first + i];
+                names.push_back("with" + instance.id.substr(key.stem.size()));
+                stands |= open_axes(field, key, instance) >= 0;
+            }
+            if (!stands)
                 definition_.problem(address, fmt::format("'{}' names none of the nodes that '{}' stands for{}", field,
                                                          key.key, did_you_mean(field, names)));
         }
@@ -222,12 +234,16 @@ private:
         const NodeKey& key = key_of(n);
         const std::string with = pointer_join(key.address, "with");
         if (!substitute(definition_, with, Json::object(), &instance, with, node.params)) return;
-        const std::string one = pointer_join(key.address, "with" + instance.id.substr(key.stem.size()));
-        if (!key.axes.empty() && definition_.find(one) != nullptr && node.params.value.is_object()) {
+        std::vector<std::pair<std::string, Traced>> laid;  // by field
+        for (const std::string& field : expansion_.overlays_of(definition_, instance)) {
+            if (!node.params.value.is_object()) break;  // told below
+            const std::string address = pointer_join(key.address, field);
             Traced over;
-            if (!substitute(definition_, one, {}, &instance, one, over)) return;
+            if (!substitute(definition_, address, {}, &instance, address, over)) return;
             lay_over(node.params, over);
+            laid.emplace_back(field, std::move(over));
         }
+        if (!check_overlays(key, instance, laid)) return;
         std::vector<Diagnostic> problems;
         const Json schema = joined_schema(*node.type, node.item);
         apply_schema(schema, node.params.value, "", problems);
@@ -246,6 +262,32 @@ private:
         }
         node.params_are_good = problems.empty();
         tell(n, problems);
+    }
+
+    /// What two overlays set that leave equally many axes open must be said by a more particular one.
+    bool check_overlays(const NodeKey& key, const Instance& instance,
+                        const std::vector<std::pair<std::string, Traced>>& laid) {
+        bool good = true;
+        for (size_t b = 1; b < laid.size(); ++b)
+            for (size_t a = 0; a < b; ++a) {
+                const int open = open_axes(laid[a].first, key, instance);
+                if (open != open_axes(laid[b].first, key, instance)) continue;
+                set_by_both(laid[a].second.value, laid[b].second.value, "", [&](const std::string& pointer) {
+                    if (std::any_of(laid.begin(), laid.end(), [&](const auto& other) {
+                            return open_axes(other.first, key, instance) < open &&
+                                   other.second.value.contains(Json::json_pointer(pointer));
+                        }))
+                        return;
+                    good = false;
+                    definition_.problem(
+                        laid[b].second.address(pointer),
+                        fmt::format("'{}' sets '{}' of '{}', too, and neither stands for fewer axes; set "
+                                    "it in 'with{}'",
+                                    laid[a].first, pointer.substr(1), instance.id,
+                                    instance.id.substr(key.stem.size())));
+                });
+            }
+        return good;
     }
 
     void find_inputs(size_t n) {

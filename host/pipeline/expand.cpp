@@ -127,6 +127,36 @@ std::vector<std::string> Expansion::stems() const {
     return out;
 }
 
+int open_axes(const std::string& field, const NodeKey& key, const Instance& instance) {
+    constexpr std::string_view kBegin = "with[";
+    if (!field.starts_with(kBegin) || field.back() != ']' || key.axes.empty()) return -1;
+    const std::vector<std::string> values =
+        split(std::string_view(field).substr(kBegin.size(), field.size() - kBegin.size() - 1), ',');
+    if (values.size() != key.axes.size()) return -1;
+    int open = 0;
+    for (size_t a = 0; a < values.size(); ++a) {
+        if (values[a] == "*")
+            ++open;
+        else if (values[a] != instance.axes.find(key.axes[a]->name)->second->text)
+            return -1;
+    }
+    return open < static_cast<int>(values.size()) ? open : -1;  // all of them are what "with" is for
+}
+
+std::vector<std::string> Expansion::overlays_of(const Definition& definition, const Instance& instance) const {
+    const NodeKey& key = keys[instance.key];
+    const Json* node = definition.find(key.address);
+    std::vector<std::pair<int, std::string>> found;
+    for (const std::string& field : keys_of(node == nullptr || !node->is_object() ? Json::object() : *node)) {
+        const int open = open_axes(field, key, instance);
+        if (open >= 0) found.emplace_back(-open, field);
+    }
+    std::sort(found.begin(), found.end());
+    std::vector<std::string> out;
+    for (const auto& [open, field] : found) out.push_back(field);
+    return out;
+}
+
 Expansion expand_axes(Definition& definition) {
     Expansion out;
     const Json& json = definition.json();
@@ -229,28 +259,54 @@ void put_node_overrides(Definition& definition, const Expansion& expansion, cons
         if (!definition.find(key->address)->is_object()) continue;  // told elsewhere
         const std::vector<std::string> path = split(std::string_view(name).substr(length + 1), '.');
         // Into a "with", or into what is laid over it for one node: there, what the path goes through is copied first,
-        // so that items of lists can be set, too.
-        auto put = [&](const std::string& field) {
-            const std::string with = pointer_join(key->address, "with"), target = pointer_join(key->address, field);
-            const std::string top = pointer_join("", path.front());
-            if (field != "with" && path.size() > 1 && definition.find(target + top) == nullptr)
-                definition.copy(with + top, target + top);
+        // so that items of lists can be set, too. `below`: what the field is laid over, "with" first.
+        auto put = [&](const std::string& field, const std::vector<std::string>& below) {
+            const std::string target = pointer_join(key->address, field);
+            std::string at;
+            for (size_t i = 0; i + 1 < path.size() && field != "with"; ++i) {
+                at += pointer_join("", path[i]);
+                if (definition.find(target + at) != nullptr) continue;
+                const auto from = std::find_if(below.rbegin(), below.rend(), [&](const std::string& other) {
+                    return definition.find(pointer_join(key->address, other) + at) != nullptr;
+                });
+                if (from == below.rend()) break;
+                const std::string source = pointer_join(key->address, *from) + at;
+                // Of objects only what is said is laid over; they are made on the way.
+                if (definition.find(source)->is_object() && !Definition::is_param(*definition.find(source))) continue;
+                definition.copy(source, target + at);
+                break;
+            }
             std::vector<std::string> inside = path;
             inside.insert(inside.begin(), field);
             if (const std::string wrong = definition.put(key->address, inside, value, by); !wrong.empty())
                 definition.problem(where, wrong);
         };
         if (node != nullptr && !key->axes.empty()) {
-            put("with" + node->id.substr(key->stem.size()));
+            std::vector<std::string> below = expansion.overlays_of(definition, *node);
+            const std::string own = "with" + node->id.substr(key->stem.size());
+            std::erase(below, own);
+            below.insert(below.begin(), "with");
+            put(own, below);
             continue;
         }
-        put("with");
-        // Said last, so it holds for each of the nodes, whatever was said of one of them before.
-        for (size_t i = 0; i < key->count && !key->axes.empty(); ++i) {
-            const std::string field = "with" + expansion.instances[key->first + i].id.substr(key->stem.size());
-            if (definition.find(pointer_join(key->address, field) + pointer_join("", path.front())) != nullptr)
-                put(field);
-        }
+        put("with", {});
+        // Said last, so it holds for each of the nodes, whatever was said of some of them before.
+        auto says = [&](const std::string& field) {
+            std::string at = pointer_join(key->address, field);
+            if (const Json& all = *definition.find(at); Definition::is_param(all) && all["param"].is_string())
+                at = pointer_join("/params", all["param"].get<std::string>());
+            for (const std::string& step : path) {
+                at += pointer_join("", step);
+                const Json* found = definition.find(at);
+                if (found == nullptr) return false;
+                if (!found->is_structured() || Definition::is_param(*found)) return true;
+            }
+            return true;
+        };
+        std::set<std::string> done;
+        for (size_t i = 0; i < key->count && !key->axes.empty(); ++i)
+            for (const std::string& field : expansion.overlays_of(definition, expansion.instances[key->first + i]))
+                if (says(field) && done.insert(field).second) put(field, {});
     }
 }
 

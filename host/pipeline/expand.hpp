@@ -48,8 +48,14 @@ struct Expansion {
     std::vector<Instance> instances;
 
     const NodeKey* key_of_stem(std::string_view stem) const;
+    /// The fields "with[…]" of an instance's node that are laid over its "with", in the order in which they are: those
+    /// with more '*' first. The order of those with equally many means nothing: they may not set the same.
+    std::vector<std::string> overlays_of(const Definition& definition, const Instance& instance) const;
     std::vector<std::string> stems() const;
 };
+
+/// How many axes "with[bird,*]" leaves open; −1 where it doesn't stand for this node of `key`.
+int open_axes(const std::string& field, const NodeKey& key, const Instance& instance);
 
 /// Reads `axes` and the keys of `nodes`.
 Expansion expand_axes(Definition& definition);

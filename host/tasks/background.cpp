@@ -99,6 +99,7 @@ void run_background(TaskContext& context) {
         throw Error(Code::kRunFailed, fmt::format("no recording of '{}' has a stretch of {} s that could be background",
                                                   set.group, wanted.seconds));
     set.clips = std::move(found.clips);
+    set.names.clear();  // of the labels that the clips had
     set.save(context.out, {});
     std::array<size_t, 3> counts{};
     for (const Clip& clip : set.clips) ++counts[static_cast<size_t>(clip.split)];

@@ -52,12 +52,11 @@ void ClipSet::save(const std::filesystem::path& folder, const std::vector<Skippe
                               {"label", clip.label},
                               {"split", to_string(clip.split)}});
     for (const SkippedFile& file : skipped) skipped_json.push_back({{"file", file.file}, {"reason", file.reason}});
-    write_json(folder / "dataset.json", {{"format", "biophony-dataset/0"},
-                                         {"group", group},
-                                         {"band_limit_hz", band_limit_hz},
-                                         {"labels", labels()},
-                                         {"recordings", recordings_json},
-                                         {"clips", clips_json}});
+    Json data = {{"format", "biophony-dataset/0"}, {"group", group},
+                 {"band_limit_hz", band_limit_hz}, {"labels", labels()},
+                 {"recordings", recordings_json},  {"clips", clips_json}};
+    if (!names.empty()) data["names"] = names;  // others keep the content that results are keyed by
+    write_json(folder / "dataset.json", data);
     write_json(folder / "locations.local.json",
                {{"item", item}, {"params", params}, {"recordings", places}, {"skipped", skipped_json}});
 }
@@ -68,6 +67,7 @@ ClipSet ClipSet::load(const std::filesystem::path& folder) {
     ClipSet set;
     set.group = data.at("group");
     set.band_limit_hz = data.value("band_limit_hz", 0.0);  // results of older versions have none
+    if (data.contains("names")) set.names = data["names"];
     set.item = places.at("item");
     set.params = places.at("params");
     for (size_t i = 0; i < data.at("recordings").size(); ++i) {

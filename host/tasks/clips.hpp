@@ -2,6 +2,7 @@
 #pragma once
 
 #include <filesystem>
+#include <map>
 #include <memory>
 #include <string>
 #include <vector>
@@ -21,7 +22,7 @@ Split split_from(std::string_view text);
 struct Clip {
     size_t recording = 0;  ///< index into ClipSet::recordings
     double start_s = 0, end_s = 0;
-    std::string label;
+    std::string label;  ///< its class: a canonical taxon id, or the label as the source writes it
     Split split = Split::kTrain;
     double seconds() const { return end_s - start_s; }
 };
@@ -43,7 +44,9 @@ struct ClipSet {
     double band_limit_hz = 0;  ///< nothing above it is heard; 0 = no limit
     std::vector<ClipRecording> recordings;
     std::vector<Clip> clips;
-    std::vector<std::string> labels() const;  ///< sorted, unique
+    /// Class → the source's labels for it, sorted; only classes that aren't one label of the same name.
+    std::map<std::string, std::vector<std::string>> names;
+    std::vector<std::string> labels() const;  ///< classes that have clips; sorted, unique
 
     void save(const std::filesystem::path& folder, const std::vector<SkippedFile>& skipped) const;
     static ClipSet load(const std::filesystem::path& folder);

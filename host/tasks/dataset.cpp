@@ -11,6 +11,7 @@
 
 #include "audio/decode.hpp"
 #include "base/files.hpp"
+#include "base/nearest.hpp"
 #include "base/sha256.hpp"
 #include "node_sources.hpp"
 #include "pipeline/graph.hpp"
@@ -150,6 +151,76 @@ void settle_equal_places(ClipSet& set, TaskContext& context) {
     set.clips = std::move(kept);
 }
 
+/// Which label of a region is its own: the first that is present and primary; null where there is none.
+const Label* label_of(const Region& region) {
+    for (const Label& label : region.labels)
+        if (label.state == BPH_PRESENT && label.rank == BPH_PRIMARY) return &label;
+    return nullptr;
+}
+
+/// The canonical taxon id beside a region's label, in the order in which catalogues are trusted: "gbif:2489214"; a
+/// scientific name is its own id. Empty where the source gives none.
+std::string taxon_of(const Region& region) {
+    for (const char* source : {"gbif", "ebird", "inaturalist", "scientific"})
+        for (const Label& label : region.labels) {
+            if (label.label_namespace != source || label.state != BPH_PRESENT || label.rank != BPH_PRIMARY) continue;
+            const size_t first = label.name.find_first_not_of(" \t");
+            if (first == std::string::npos) continue;
+            const std::string name = label.name.substr(first, label.name.find_last_not_of(" \t") + 1 - first);
+            return source == std::string_view("scientific") ? name : fmt::format("{}:{}", source, name);
+        }
+    return {};
+}
+
+/// "rename_labels", from → to. Throws Error(kRunFailed) where the source has no label that an entry renames.
+std::map<std::string, std::string> renames_for(const Json& params, const std::vector<Region>& regions) {
+    const std::map<std::string, std::string> renames = params;
+    if (renames.empty()) return renames;
+    std::set<std::string> there;
+    for (const Region& region : regions)
+        if (const Label* label = label_of(region)) there.insert(label->name);
+    for (const auto& [from, to] : renames)
+        if (!there.contains(from)) {
+            const std::vector<std::string> labels(there.begin(), there.end());
+            throw Error(Code::kRunFailed, fmt::format("\"rename_labels\": no clip has the label '{}'{}", from,
+                                                      did_you_mean(from, labels)));
+        }
+    return renames;
+}
+
+/// A stretch of a recording, to find its clip again.
+using Stretch = std::tuple<size_t, double, double>;
+Stretch stretch_of(const Clip& clip) {
+    return {clip.recording, clip.start_s, clip.end_s};
+}
+
+/// Fills `set.names` from the clips that are left. `written`: the source's labels where they aren't the class.
+void name_classes(ClipSet& set, const std::map<Stretch, std::string>& written, TaskContext& context) {
+    std::map<std::string, std::map<std::string, size_t>> labels_of, classes_of;
+    for (const Clip& clip : set.clips) {
+        const auto found = written.find(stretch_of(clip));
+        const std::string& label = found == written.end() ? clip.label : found->second;
+        ++labels_of[clip.label][label];
+        ++classes_of[label][clip.label];
+    }
+    for (const auto& [name, labels] : labels_of) {
+        if (labels.size() == 1 && labels.begin()->first == name) continue;
+        for (const auto& [label, count] : labels) set.names[name].push_back(label);
+    }
+    auto note = [&](const auto& all, const char* text) {
+        std::vector<std::string> several;
+        for (const auto& [name, parts] : all) {
+            if (parts.size() < 2) continue;
+            std::vector<std::string> counts;
+            for (const auto& [part, count] : parts) counts.push_back(fmt::format("'{}' {}", part, count));
+            several.push_back(fmt::format("'{}' ({})", name, fmt::join(counts, ", ")));
+        }
+        if (!several.empty()) context.note(fmt::format(fmt::runtime(text), several.size(), fmt::join(several, "; ")));
+    };
+    note(labels_of, "{} classes have several labels in the source; clips of each: {}");
+    note(classes_of, "{} labels of the source stand for several classes; clips of each: {}");
+}
+
 void check_dataset(const GraphNode& node, const Registry&, std::string_view pointer,
                    std::vector<Diagnostic>& problems) {
     double sum = 0;
@@ -195,7 +266,10 @@ void run_dataset(TaskContext& context) {
     const std::string group = params.value("group_name", "");
     const size_t minimum_recordings = params.at("minimum_recordings");
     const double band_limit_hz = params.at("band_limit_hz");
-    for (const char* ours : {"group_name", "minimum_recordings", "band_limit_hz"}) params.erase(ours);
+    const bool by_taxon = params.at("classes") == "taxon";
+    const Json rename_labels = params.at("rename_labels");
+    for (const char* ours : {"group_name", "minimum_recordings", "band_limit_hz", "classes", "rename_labels"})
+        params.erase(ours);
 
     // Whatever is random in a data set has a seed among its parameters: readers open it again without this node.
     CallOptions options{.seed = 0,
@@ -250,18 +324,15 @@ void run_dataset(TaskContext& context) {
     }
     inventory.save();
 
-    size_t unlabelled = 0;
+    const std::map<std::string, std::string> renames = renames_for(rename_labels, described.regions);
+    std::map<Stretch, std::string> written;
+    size_t unlabelled = 0, renamed_in_vain = 0;
     bool source_has_splits = false;
     std::string without_split;  // the last recording with a clip that the source gives no split
     for (const Region& region : described.regions) {
         const size_t at = place[region.recording];
         if (at == SIZE_MAX) continue;
-        const Label* label = nullptr;
-        for (const Label& candidate : region.labels)
-            if (candidate.state == BPH_PRESENT && candidate.rank == BPH_PRIMARY) {
-                label = &candidate;
-                break;
-            }
+        const Label* label = label_of(region);
         if (label == nullptr) {
             ++unlabelled;
             continue;
@@ -276,6 +347,13 @@ void run_dataset(TaskContext& context) {
             continue;
         }
         Clip clip{.recording = at, .start_s = start, .end_s = end, .label = label->name};
+        const auto renamed = renames.find(label->name);
+        if (renamed != renames.end()) clip.label = renamed->second;
+        if (std::string taxon = by_taxon ? taxon_of(region) : std::string(); !taxon.empty()) {
+            clip.label = std::move(taxon);
+            renamed_in_vain += renamed != renames.end() ? 1 : 0;
+        }
+        if (clip.label != label->name) written.emplace(stretch_of(clip), label->name);
         const std::string& word = region.split.empty() ? described.recordings[region.recording].split : region.split;
         if (!word.empty()) {
             clip.split = split_from(word);
@@ -286,6 +364,11 @@ void run_dataset(TaskContext& context) {
     }
     if (unlabelled > 0)
         context.note(fmt::format("{} regions without a present primary label were left out", unlabelled));
+    if (renamed_in_vain > 0)
+        context.note(
+            fmt::format("{} clips have a taxon id, which stays their class whatever \"rename_labels\" makes of "
+                        "their label; \"classes\": \"label\" leaves taxon ids aside",
+                        renamed_in_vain));
     if (set.clips.empty())
         throw Error(Code::kRunFailed, fmt::format("no clip can be used: {} recordings described, {} files left out{}",
                                                   described.recordings.size(), context.skipped.size(),
@@ -308,6 +391,7 @@ void run_dataset(TaskContext& context) {
             throw Error(Code::kRunFailed,
                         fmt::format("no label has {} recordings, as \"minimum_recordings\" asks", minimum_recordings));
     }
+    name_classes(set, written, context);
     if (band_limit_hz > 0) {
         std::set<size_t> low;
         for (const Clip& clip : set.clips)
@@ -369,6 +453,10 @@ NodeType dataset_type() {
                 },
                 "group_name": {"type": "string", "default": "",
                                "description": "the group's name in tables; empty = the node's axis value, else its name"},
+                "classes": {"enum": ["taxon", "label"], "default": "taxon",
+                            "description": "what one class is: the taxon id that the source gives beside a label (GBIF, eBird, iNaturalist, else the scientific name), so that sets with other names for a species share it, and the label where there is none; or always the label"},
+                "rename_labels": {"type": "object", "default": {}, "additionalProperties": {"type": "string", "minLength": 1},
+                                  "description": "the source's label → another one; all at once, so that two can be swapped, and before classes are told"},
                 "minimum_recordings": {"type": "integer", "minimum": 1, "maximum": 1000000, "default": 1,
                                        "description": "labels with fewer recordings are left out"},
                 "band_limit_hz": {"type": "number", "minimum": 0, "default": 0,

@@ -156,6 +156,21 @@ TEST_CASE("a table with names of its own") {
     CHECK(d.regions[1].labels.size() == 1);
 }
 
+TEST_CASE("a table's taxon ids stand beside the label") {
+    const TempFolder folder;
+    const auto d = from_table(
+        folder, "path,label,g,e,i,s\na.wav,swallow,9515886,barswa,11901,Hirundo rustica\nb.wav,toad,,,65448,\n",
+        {{"columns", {{"gbif", "g"}, {"ebird", "e"}, {"inaturalist", "i"}, {"scientific", "s"}}}});
+    std::vector<Strings> found;
+    for (const Region& region : d.regions) {
+        found.emplace_back();
+        for (const Label& label : region.labels) found.back().push_back(label.label_namespace + ":" + label.name);
+    }
+    CHECK(found == std::vector<Strings>{
+                       {":swallow", "scientific:Hirundo rustica", "gbif:9515886", "ebird:barswa", "inaturalist:11901"},
+                       {":toad", "inaturalist:65448"}});
+}
+
 TEST_CASE("rows are chosen by where and exclude_labels") {
     const TempFolder folder;
     const std::string text = "path;label;fold;group\na;x;1;g\nb;y;2;g\nc;noise;2;g\nd;x;3;h\ne;;2;g\n";

@@ -6,6 +6,7 @@
 #include <set>
 
 #include "audio/decode.hpp"
+#include "base/sha256.hpp"
 #include "made.hpp"
 
 using namespace biophony;
@@ -19,6 +20,22 @@ Made make_set(const TempFolder& folder, Json params) {
     params["file"] = (folder / "clips.csv").string();
     return make_node(dataset_type(), &plugins().require("dataset:table"), "clips[bird,0]", params, {}, folder);
 }
+
+/// Recordings r0.wav, r1.wav, … of one second each.
+void write_sounds(const TempFolder& folder, int count) {
+    for (int i = 0; i < count; ++i)
+        write_sound(folder / fmt::format("r{}.wav", i), SF_FORMAT_WAV | SF_FORMAT_PCM_16, 8000, 1, 8000,
+                    [&](int64_t n, int) { return noise(n + 8000 * i); });
+}
+
+/// "class: clips" of each class.
+std::map<std::string, int> classes_of(const ClipSet& set) {
+    std::map<std::string, int> out;
+    for (const Clip& clip : set.clips) ++out[clip.label];
+    return out;
+}
+using Counts = std::map<std::string, int>;
+using Names = std::map<std::string, std::vector<std::string>>;
 
 double rms(const std::vector<float>& x, size_t from, size_t to) {
     double sum = 0;
@@ -59,6 +76,126 @@ TEST_CASE("folds of a table, with rare labels left out") {
     CHECK(tests.size() == 20);
     for (const auto& [clip, count] : tests) CHECK(count == 1);
     CHECK_THAT(error_of([&] { make_set(folder, {{"minimum_recordings", 6}}); }), Contains("no label has 6 recordings"));
+}
+
+TEST_CASE("labels with one taxon id are one class") {
+    const TempFolder folder;
+    write_sounds(folder, 9);
+    const std::string rows =
+        "r0.wav,Barn Swallow,Hirundo rustica ,9515886,barswa\n"
+        "r1.wav,Rauchschwalbe,Hirundo rustica,9515886,\n"
+        "r2.wav,Rauchschwalbe,Hirundo rustica,9515886,\n"
+        "r3.wav,Laubfrosch,Hyla arborea,,\n"
+        "r4.wav,Hyla arborea,,,\n"
+        "r5.wav,rain, ,,\n"
+        "r6.wav,Dohle,,,eurjac\n"
+        "r7.wav,Hyla,Hyla arborea,,\n"
+        "r8.wav,Hyla,Hyla savignyi,,\n";
+    write_text(folder / "clips.csv", "path,label,latin,key,code\n" + rows);
+    const Json all = {{"scientific", "latin"}, {"gbif", "key"}, {"ebird", "code"}};
+
+    const Made latin = make_set(folder, {{"columns", {{"scientific", "latin"}}}});
+    CHECK(classes_of(latin.set) ==
+          Counts{{"Hirundo rustica", 3}, {"Hyla arborea", 3}, {"Hyla savignyi", 1}, {"rain", 1}, {"Dohle", 1}});
+    const Names names = {{"Hirundo rustica", {"Barn Swallow", "Rauchschwalbe"}},
+                         {"Hyla arborea", {"Hyla", "Hyla arborea", "Laubfrosch"}},
+                         {"Hyla savignyi", {"Hyla"}}};
+    CHECK(latin.set.names == names);
+    CHECK(latin.json.at("names") == Json(names));
+    CHECK_THAT(latin.notes, Contains("2 classes have several labels in the source; clips of each: 'Hirundo rustica' "
+                                     "('Barn Swallow' 1, 'Rauchschwalbe' 2); 'Hyla arborea' ('Hyla' 1, "
+                                     "'Hyla arborea' 1, 'Laubfrosch' 1)\n"));
+    CHECK_THAT(latin.notes, Contains("1 labels of the source stand for several classes; clips of each: 'Hyla' "
+                                     "('Hyla arborea' 1, 'Hyla savignyi' 1)\n"));
+
+    // GBIF before eBird before a name; minimum_recordings counts classes.
+    CHECK(classes_of(make_set(folder, {{"columns", all}}).set) ==
+          Counts{{"gbif:9515886", 3}, {"Hyla arborea", 3}, {"Hyla savignyi", 1}, {"rain", 1}, {"ebird:eurjac", 1}});
+    const Made common = make_set(folder, {{"columns", all}, {"minimum_recordings", 3}});
+    CHECK(classes_of(common.set) == Counts{{"gbif:9515886", 3}, {"Hyla arborea", 3}});
+    CHECK(common.set.names.size() == 2);
+    std::set<Split> splits;
+    for (const Clip& clip : common.set.clips)
+        if (clip.label == "gbif:9515886") splits.insert(clip.split);
+    CHECK(splits.size() == 3);
+
+    const Made labels = make_set(folder, {{"columns", all}, {"classes", "label"}});
+    CHECK(classes_of(labels.set) == Counts{{"Barn Swallow", 1},
+                                           {"Rauchschwalbe", 2},
+                                           {"Laubfrosch", 1},
+                                           {"Hyla arborea", 1},
+                                           {"Hyla", 2},
+                                           {"rain", 1},
+                                           {"Dohle", 1}});
+    CHECK(labels.notes.find("class") == std::string::npos);
+    // What no class needs isn't said, so that the same clips are the same bytes.
+    CHECK(labels.json == make_set(folder, Json::object()).json);
+    CHECK_FALSE(labels.json.contains("names"));
+}
+
+TEST_CASE("a set without taxon ids and renames is written as ever") {
+    const TempFolder folder;
+    write_sounds(folder, 1);
+    write_text(folder / "clips.csv", "path,label,end_s\nr0.wav,a,0.5\n");
+    const Made made = make_set(folder, Json::object());
+    CHECK(read_file(made.folder / "dataset.json") == fmt::format(R"({{
+  "band_limit_hz": 0.0,
+  "clips": [
+    {{
+      "end_s": 0.5,
+      "label": "a",
+      "recording": 0,
+      "split": "train",
+      "start_s": 0.0
+    }}
+  ],
+  "format": "biophony-dataset/0",
+  "group": "bird,0",
+  "labels": [
+    "a"
+  ],
+  "recordings": [
+    {{
+      "channel": -1,
+      "content": "{}",
+      "id": "r0.wav",
+      "licence": "",
+      "unit": "r0.wav"
+    }}
+  ]
+}}
+)",
+                                                                 sha256_file(folder / "r0.wav")));
+    // Nor does a plugin see what is the host's.
+    const Json params = read_json(made.folder / "locations.local.json").at("params");
+    for (const char* ours : {"classes", "rename_labels", "minimum_recordings"}) CHECK_FALSE(params.contains(ours));
+}
+
+TEST_CASE("labels are renamed at once, before classes are told") {
+    const TempFolder folder;
+    write_sounds(folder, 4);
+    write_text(folder / "clips.csv",
+               "path,label,latin\nr0.wav,a,\nr1.wav,b,\nr2.wav,frog 3,\nr3.wav,Laubfrosch,Hyla arborea\n");
+    const Json columns = {{"scientific", "latin"}};
+    const Made swapped = make_set(
+        folder, {{"columns", columns}, {"rename_labels", {{"a", "b"}, {"b", "a"}, {"frog 3", "Hyla arborea"}}}});
+    std::map<std::string, std::string> label_of;
+    for (const Clip& clip : swapped.set.clips) label_of[swapped.set.recordings[clip.recording].id] = clip.label;
+    CHECK(label_of == std::map<std::string, std::string>{
+                          {"r0.wav", "b"}, {"r1.wav", "a"}, {"r2.wav", "Hyla arborea"}, {"r3.wav", "Hyla arborea"}});
+    CHECK(swapped.set.names == Names{{"a", {"b"}}, {"b", {"a"}}, {"Hyla arborea", {"Laubfrosch", "frog 3"}}});
+
+    CHECK_THAT(error_of([&] {
+                   make_set(folder, {{"rename_labels", {{"frog3", "x"}}}});
+               }),
+               Contains("\"rename_labels\": no clip has the label 'frog3'; did you mean 'frog 3'?"));
+    // A taxon id says more than a label.
+    const Json rename = {{"Laubfrosch", "x"}};
+    const Made vain = make_set(folder, {{"columns", columns}, {"rename_labels", rename}});
+    CHECK(classes_of(vain.set).contains("Hyla arborea"));
+    CHECK_THAT(vain.notes, Contains("1 clips have a taxon id, which stays their class"));
+    CHECK(classes_of(make_set(folder, {{"columns", columns}, {"rename_labels", rename}, {"classes", "label"}}).set)
+              .contains("x"));
 }
 
 TEST_CASE("a band limit takes what lies above it from recordings of any rate") {

@@ -2,12 +2,14 @@
 // samples come whatever was read before.
 //
 // A species is a manner of calling (voice.hpp). A recording is one individual, at one distance, before one background,
-// by one recorder (place.hpp). A clip is other calls at other times.
+// by one recorder (place.hpp). A clip is other calls at other times. The group "background" has places without animals
+// instead (ambience.hpp).
 #include <algorithm>
 #include <array>
 #include <cmath>
 #include <numeric>
 
+#include "ambience.hpp"
 #include "biophony/dataset.hpp"
 #include "place.hpp"
 #include "voice.hpp"
@@ -63,6 +65,14 @@ public:
             throw Error("found " + params.at("snr_db").dump() + ", expected the lower value first",
                         BPH_INVALID_ARGUMENT, "snr_db");
         const std::string group = params.at("group");
+        if (group == kBackground) {
+            if (!noise_)
+                throw Error("found false, expected true: the group \"background\" is nothing else",
+                            BPH_INVALID_ARGUMENT, "noise");
+            species_count_ = 1;
+            seed_ = mix(params.at("seed").get<uint64_t>(), kGuilds.size());
+            return;
+        }
         size_t guild = 0;
         while (guild < kGuilds.size() && group != kGuilds[guild].name) ++guild;
         if (guild == kGuilds.size()) throw Error("found '" + group + "'", BPH_INVALID_ARGUMENT, "group");
@@ -130,9 +140,11 @@ public:
 
 private:
     static constexpr uint64_t kGenera = 8;
+    static constexpr const char* kBackground = "background";
 
     /// Two words; from 128 species on the second has a number behind it.
     std::string name_of(uint64_t species) const {
+        if (guild_ == nullptr) return kBackground;
         const uint64_t name = names_[species % names_.size()], round = species / names_.size();
         std::string out = std::string(guild_->genera[name % kGenera]) + " " + kEpithets[name / kGenera];
         if (round > 0) out += "-" + std::to_string(round + 1);
@@ -151,7 +163,28 @@ private:
         return mix(mix(seed_, 4 + recording / recordings_), recording % recordings_);
     }
 
+    /// A clip of a place without animals.
+    std::vector<float> render_background(uint64_t recording, uint64_t clip) const {
+        const uint64_t key = key_of(recording);
+        Random of_recording(mix(key, 0)), of_clip(mix(mix(key, 1), clip));
+        const Ambience around = draw_ambience(varied_, of_recording);
+        const Place place = draw_place(low_snr_, high_snr_, varied_, of_recording);
+        std::vector<float> sound = ambience(frames_, around, of_clip);
+        for (const Biquad& filter : place.recorder) filter.run(sound);
+        double power = 0;
+        float top = 0;
+        for (const float x : sound) {
+            power += static_cast<double>(x) * x;
+            top = std::max(top, std::abs(x));
+        }
+        // A loud knock lowers the clip rather than being clipped.
+        const double gain = std::min(around.level / std::sqrt(power / static_cast<double>(frames_)), 0.9 / top);
+        for (float& x : sound) x *= static_cast<float>(gain);
+        return sound;
+    }
+
     std::vector<float> render(uint64_t recording, uint64_t clip) const {
+        if (guild_ == nullptr) return render_background(recording, clip);
         const uint64_t key = key_of(recording);
         Random of_recording(mix(key, 0)), of_clip(mix(mix(key, 1), clip));
         const Individual individual = draw_individual(of_recording);
@@ -223,7 +256,7 @@ private:
     uint64_t species_count_, recordings_, clips_, frames_;
     double low_snr_, high_snr_, varied_, overlap_;
     bool noise_;
-    const GuildName* guild_ = nullptr;
+    const GuildName* guild_ = nullptr;  // none: places without animals
     uint64_t seed_ = 0, columns_ = 1, rows_ = 1;
     std::vector<uint64_t> names_, cells_;
     std::array<Rendered, 4> cache_;  // neighbours are asked for when margins are; holds no state that changes a sample

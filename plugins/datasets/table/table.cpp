@@ -101,9 +101,9 @@ public:
     void describe(const Call& call, DatasetSink& sink) override {
         read();
         for (const char* name :
-             {"path",      "label",      "start",    "end",       "duration",   "recording",  "split",
-              "licence",   "scientific", "channel",  "low_hz",    "high_hz",    "start_time", "latitude",
-              "longitude", "site",       "recorder", "recordist", "individual", "annotator"})
+             {"path",       "label",     "start",      "end",       "duration",   "recording", "split",      "licence",
+              "scientific", "channel",   "low_hz",     "high_hz",   "start_time", "latitude",  "longitude",  "site",
+              "recorder",   "recordist", "individual", "annotator", "gbif",       "ebird",     "inaturalist"})
             at_[name] = place_of(name);
         for (const std::string& header : label_columns_)
             label_places_.push_back(require_column(header, "label_columns", " for \"label_columns\""));
@@ -422,7 +422,8 @@ private:
         if (region.high_hz < 0 || region.high_hz < region.low_hz)
             fail(row, "high_hz", value(row, "high_hz"), "a frequency above the lower edge");
         region.labels.push_back({label_of(row).second});
-        if (!value(row, "scientific").empty()) region.labels.push_back({value(row, "scientific"), "scientific"});
+        for (const char* taxon : {"scientific", "gbif", "ebird", "inaturalist"})
+            if (!value(row, taxon).empty()) region.labels.push_back({value(row, taxon), taxon});
         region.annotator = value(row, "annotator");
         return region;
     }
