@@ -1,5 +1,5 @@
-// What the spectral merge methods share: which singular values are more than rounding, and the rule for tensors that are
-// not matrices.
+// What the spectral merge methods share: which singular values are more than rounding, and the rule for tensors that
+// are not matrices.
 #pragma once
 
 #include <algorithm>
@@ -11,8 +11,8 @@
 namespace biophony::spectral {
 
 /// How many singular values (descending, of an m × n matrix) are more than the rounding of float32 weights:
-/// s > max(m, n) · ε · s₁. The others' directions are noise, which a flat spectrum or a polar factor would raise to full
-/// strength.
+/// s > max(m, n) · ε · s₁. The others' directions are noise, which a flat spectrum or a polar factor would raise to
+/// full strength.
 inline size_t rank_of(const std::vector<double>& s, size_t m, size_t n) {
     if (s.empty()) return 0;
     const double least = static_cast<double>(std::max(m, n)) * std::numeric_limits<float>::epsilon() * s.front();

@@ -122,8 +122,7 @@ TEST_CASE("coefficients scale each expert before the sum") {
     CHECK((average == merges.bytes("merger:task-arithmetic", {{"coefficients", {1, 1, 1}}})));
     const std::vector<double> coefficients = {0.5, -1, 2};
     const Json with = {{"coefficients", coefficients}, {"lambda_sum", 0.3}};
-    const std::vector<float> found =
-        SafetensorsFile::open(merges.run("merger:task-arithmetic", with)).read_floats("w");
+    const std::vector<float> found = SafetensorsFile::open(merges.run("merger:task-arithmetic", with)).read_floats("w");
     double worst = 0;
     std::vector<double> expected(found.size());
     for (size_t i = 0; i < merges.vectors.size(); ++i) {

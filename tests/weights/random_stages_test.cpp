@@ -90,8 +90,7 @@ TEST_CASE("DARE doesn't depend on tiles, and its mean over many keys is the aver
     for (const StageTensor& tensor : tensors) mean.emplace_back(tensor.size());
     constexpr int kKeys = 4000;
     for (int seed = 0; seed < kKeys; ++seed) {
-        const auto out =
-            plugins().run("dare", tensors, {{"p", 0.5}}, {.seed = static_cast<uint64_t>(seed)});
+        const auto out = plugins().run("dare", tensors, {{"p", 0.5}}, {.seed = static_cast<uint64_t>(seed)});
         for (size_t t = 0; t < out.size(); ++t)
             for (size_t k = 0; k < out[t].size(); ++k) mean[t][k] += out[t].experts[0][k] / static_cast<double>(kKeys);
     }

@@ -1,5 +1,5 @@
-// Iso-C and TSV-M on matrices that are made from chosen singular values and vectors, so that the answer is known without
-// a decomposition. Polar factors come from Newton and Schulz's iteration, X ← X (3 I − Xᵀ X) / 2.
+// Iso-C and TSV-M on matrices that are made from chosen singular values and vectors, so that the answer is known
+// without a decomposition. Polar factors come from Newton and Schulz's iteration, X ← X (3 I − Xᵀ X) / 2.
 #include <catch2/catch.hpp>
 
 #include "biophony/merger.hpp"
@@ -194,7 +194,8 @@ TEST_CASE("TSV-M: one expert is itself, equal experts of low rank are themselves
 
 TEST_CASE("TSV-M: more experts than rank keep one direction each, with a warning") {
     const auto merger = plugins().stage("tsv-m");
-    // 1 × 1: the polar factors of (1, 1, 1) and of the signs are those by √3, so the result is the mean of sizes and signs.
+    // 1 × 1: the polar factors of (1, 1, 1) and of the signs are those by √3, so the result is the mean of sizes and
+    // signs.
     const auto out = merger->run(one_tensor({{0.3F}, {-0.6F}, {0.9F}}, {1, 1}));
     CHECK(out[0].experts[0][0] == Approx(0.2));
     const auto log = merger->log();

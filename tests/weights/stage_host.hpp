@@ -1,6 +1,6 @@
 // A host for one merge stage, in the size of a test: tensors in memory, tiles and observing states cut as the test
-// wants, keys from a seed, linear algebra by Jacobi's method. It follows biophony/c/merger.h and shares no code with the
-// engine.
+// wants, keys from a seed, linear algebra by Jacobi's method. It follows biophony/c/merger.h and shares no code with
+// the engine.
 #pragma once
 
 #include <dlfcn.h>
@@ -257,11 +257,10 @@ private:
         return std::find(needs.begin(), needs.end(), what) != needs.end();
     }
     std::unique_ptr<PluginCall> call() const {
-        return std::make_unique<PluginCall>(
-            "merger", CallOptions{.log = [this](int level, std::string_view message) {
-                const std::lock_guard lock(mutex_);
-                log_.push_back(std::to_string(level) + " " + std::string(message));
-            }});
+        return std::make_unique<PluginCall>("merger", CallOptions{.log = [this](int level, std::string_view message) {
+                                                const std::lock_guard lock(mutex_);
+                                                log_.push_back(std::to_string(level) + " " + std::string(message));
+                                            }});
     }
 
     Json about_;
@@ -318,7 +317,8 @@ private:
 
     StagePlugins() {
         for (const char* library : {"average", "task-arithmetic", "ties", "dare", "iso-c", "tsv-m", "random-step"}) {
-            const auto path = std::filesystem::path(BPH_BUILD_DIR) / "plugins" / ("merger-" + std::string(library) + ".so");
+            const auto path =
+                std::filesystem::path(BPH_BUILD_DIR) / "plugins" / ("merger-" + std::string(library) + ".so");
             void* const handle = ::dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
             if (handle == nullptr) throw std::runtime_error(::dlerror());
             const bph_host host = {sizeof(host), BPH_SPINE_VERSION, {}, nullptr};
@@ -341,9 +341,12 @@ private:
 
 /// Experts of odd shapes: a scalar, a row, a column, a matrix, four dimensions, and nothing at all.
 inline std::vector<StageTensor> odd_tensors(size_t experts, uint64_t seed = 3) {
-    std::vector<StageTensor> tensors = {{"scalar", "bias", {}, {}},         {"row", "matrix", {1, 7}, {}},
-                                        {"column", "matrix", {9, 1}, {}},   {"matrix", "matrix", {11, 6}, {}},
-                                        {"empty", "bias", {0}, {}},         {"wide", "matrix", {5, 17}, {}},
+    std::vector<StageTensor> tensors = {{"scalar", "bias", {}, {}},
+                                        {"row", "matrix", {1, 7}, {}},
+                                        {"column", "matrix", {9, 1}, {}},
+                                        {"matrix", "matrix", {11, 6}, {}},
+                                        {"empty", "bias", {0}, {}},
+                                        {"wide", "matrix", {5, 17}, {}},
                                         {"kernel", "convolution", {2, 3, 2, 2}, {}}};
     Random random(seed);
     for (StageTensor& tensor : tensors)
@@ -355,8 +358,7 @@ inline std::vector<StageTensor> odd_tensors(size_t experts, uint64_t seed = 3) {
     return tensors;
 }
 
-inline std::vector<StageTensor> one_tensor(std::vector<std::vector<float>> experts,
-                                           std::vector<uint64_t> shape = {}) {
+inline std::vector<StageTensor> one_tensor(std::vector<std::vector<float>> experts, std::vector<uint64_t> shape = {}) {
     if (shape.empty()) shape = {experts[0].size()};
     return {{"w", shape.size() == 2 ? "matrix" : "bias", std::move(shape), std::move(experts)}};
 }

@@ -192,7 +192,8 @@ TEST_CASE("the elected sign is that of the sum; where it is 0, of most elements;
     // Nothing but cancellation.
     CHECK(plugins().run("elect", one_tensor({{-2}, {2}}))[0].experts[1] == std::vector<float>{2});
     // The majority is that of all tensors, also where observers share them.
-    const std::vector<StageTensor> two = {{"a", "bias", {1}, {{2}, {-2}}}, {"b", "bias", {3}, {{-1, -1, 1}, {0, 0, 0}}}};
+    const std::vector<StageTensor> two = {{"a", "bias", {1}, {{2}, {-2}}},
+                                          {"b", "bias", {3}, {{-1, -1, 1}, {0, 0, 0}}}};
     for (const size_t states : {1UL, 2UL, 4UL}) {
         const auto both = plugins().run("elect", two, Json::object(), {{1}, states, 1});
         CHECK(both[0].experts[0] == std::vector<float>{0});

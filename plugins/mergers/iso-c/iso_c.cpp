@@ -1,4 +1,5 @@
-// Iso-C, isotropic merging in the common subspace: Marczak et al. 2025, "No task left behind", arXiv 2502.04959, section 4.
+// Iso-C, isotropic merging in the common subspace: Marczak et al. 2025, "No task left behind", arXiv 2502.04959,
+// section 4.
 #include "../spectral.hpp"
 
 namespace sdk = biophony::sdk;
@@ -21,8 +22,7 @@ public:
         if (rank == 0) return spectral::write(tile, sdk::Matrix(sum.rows, sum.columns), 0);
         double mean = 0;
         for (size_t j = 0; j < rank; ++j) mean += s[j] / static_cast<double>(rank);
-        spectral::write(tile,
-                        tile.linalg().multiply(spectral::first_columns(u, rank), spectral::first_rows(vt, rank)),
+        spectral::write(tile, tile.linalg().multiply(spectral::first_columns(u, rank), spectral::first_rows(vt, rank)),
                         lambda_ * mean);
     }
 

@@ -20,8 +20,9 @@ public:
 
     void element(const sdk::Tile& tile) const override {
         if (!coefficients_.empty() && coefficients_.size() != tile.experts())
-            throw sdk::Error("found " + std::to_string(coefficients_.size()) + " coefficients, expected one for each of " +
-                                 std::to_string(tile.experts()) + " experts",
+            throw sdk::Error("found " + std::to_string(coefficients_.size()) +
+                                 " coefficients, expected one for each of " + std::to_string(tile.experts()) +
+                                 " experts",
                              BPH_INVALID_ARGUMENT, "coefficients");
         const auto out = tile.out();
         for (size_t i = 0; i < tile.experts(); ++i) {

@@ -1,5 +1,5 @@
-// TIES-Merging, stage by stage: trim, elect sign, disjoint merge. Yadav et al. 2023, arXiv 2306.01708, section 3; and the
-// variants of Nihal et al. 2026 (arXiv 2605.03914), whose code trims per tensor and counts signs.
+// TIES-Merging, stage by stage: trim, elect sign, disjoint merge. Yadav et al. 2023, arXiv 2306.01708, section 3; and
+// the variants of Nihal et al. 2026 (arXiv 2605.03914), whose code trims per tensor and counts signs.
 #include <algorithm>
 #include <biophony/merger.hpp>
 #include <bit>
@@ -18,8 +18,8 @@ uint32_t magnitude_bits(float value) {
 }
 
 /// Selects, for each expert, the magnitude of rank ceil(density · P) from above, P being all its elements. The bits of
-/// magnitudes have the order of magnitudes, so two counts of 65 536 bins are exact: pass 0 counts the upper halves, pass
-/// 1 the lower halves of those whose upper half pass 0 has found.
+/// magnitudes have the order of magnitudes, so two counts of 65 536 bins are exact: pass 0 counts the upper halves,
+/// pass 1 the lower halves of those whose upper half pass 0 has found.
 class MagnitudeRank : public sdk::Observation {
 public:
     MagnitudeRank(double density, const MagnitudeRank* upper) : density_(density), upper_(upper) {}
@@ -52,9 +52,10 @@ public:
             Count& count = experts_[i];
             if (count.bins.empty()) continue;
             // The slack takes up the rounding of the product: 0.28 of 100 are 28.
-            count.rank = upper_ != nullptr ? upper_->experts_[i].rank
-                                           : static_cast<uint64_t>(std::ceil(
-                                                 density_ * static_cast<double>(count.elements) * (1 - 1e-12)));
+            count.rank =
+                upper_ != nullptr
+                    ? upper_->experts_[i].rank
+                    : static_cast<uint64_t>(std::ceil(density_ * static_cast<double>(count.elements) * (1 - 1e-12)));
             count.bin = kBins - 1;
             while (count.bins[count.bin] < count.rank) count.rank -= count.bins[count.bin--];
         }
@@ -108,8 +109,7 @@ public:
     void element(const sdk::Tile& tile) const override {
         const auto delta = tile.expert(0);
         const float threshold = quantile(delta);
-        for (size_t k = 0; k < tile.size(); ++k)
-            tile.out()[k] = std::fabs(delta[k]) >= threshold ? delta[k] : 0.0F;
+        for (size_t k = 0; k < tile.size(); ++k) tile.out()[k] = std::fabs(delta[k]) >= threshold ? delta[k] : 0.0F;
     }
 
 private:
