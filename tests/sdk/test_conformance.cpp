@@ -13,6 +13,7 @@
 #include <sstream>
 #include <thread>
 
+#include "../weights/stage_host.hpp"
 #include "base/random.hpp"
 #include "base/schema.hpp"
 #include "biophony/c/dataset.h"
@@ -93,6 +94,8 @@ struct Subject {
     const bph_plugin* plugin_again = nullptr;
     std::string params;
 
+    /// A preset stands for other stages and has no table.
+    bool preset() const { return item.kind == "merger" && item.raw.at("merger").contains("preset"); }
     template <class Table>
     const Table& table() const {
         return *static_cast<const Table*>(plugin->get_interface(c(item.id), c(item.interface_id)));
@@ -188,34 +191,6 @@ std::vector<float> samples(const Subject& subject, void* self, uint64_t recordin
     return out;
 }
 
-/// Runs a stage over `values` cut into tiles of these sizes, again and again.
-std::vector<float> merged(const Subject& subject, void* self, const std::vector<std::vector<float>>& values,
-                          const std::vector<size_t>& tiles) {
-    const size_t size = values[0].size();
-    std::vector<float> out(size, 99.0f), base(size, 0.5f);
-    size_t at = 0;
-    for (size_t turn = 0; at < size; ++turn) {
-        const size_t count = std::min(tiles[turn % tiles.size()], size - at);
-        std::vector<const float*> experts;
-        for (const auto& expert : values) experts.push_back(expert.data() + at);
-        const bph_merge_tile tile = {.struct_size = sizeof(tile),
-                                     .expert_count = static_cast<uint32_t>(values.size()),
-                                     .tensor = c("blocks.0.weight"),
-                                     .role = c("matrix"),
-                                     .block = 0,
-                                     .expert_index = 0,
-                                     .offset = at,
-                                     .count = count,
-                                     .experts = experts.data(),
-                                     .base = base.data() + at,
-                                     .out = out.data() + at};
-        const auto call = call_of(subject);
-        call->check(subject.table<bph_merger_v0>().element(call->get(), self, &tile));
-        at += count;
-    }
-    return out;
-}
-
 bool same_bits(const std::vector<float>& a, const std::vector<float>& b) {
     return a.size() == b.size() && (a.empty() || std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0);
 }
@@ -232,7 +207,7 @@ TEST_CASE("the entry function gives the same answer twice, and names must match 
             return subject.plugin->get_interface(c(id), c(interface_id));
         };
         const std::string id = subject.item.id, interface_id = subject.item.interface_id;
-        CHECK(ask(id, interface_id) != nullptr);
+        CHECK((ask(id, interface_id) == nullptr) == subject.preset());
         CHECK(ask(id, interface_id) == ask(id, interface_id));
         for (const std::string& wrong : {interface_id + "x", interface_id + " ", interface_id + std::string(1, '\0'),
                                          interface_id.substr(0, interface_id.size() - 1), std::string()})
@@ -272,6 +247,7 @@ TEST_CASE("manifests say what a user needs, and schemas refuse what nobody knows
 TEST_CASE("instances come and go, and wrong parameters are refused with a message") {
     const Sounds sounds;
     for (const Subject& subject : subjects(sounds)) {
+        if (subject.preset()) continue;
         INFO(subject.item.name());
         const bool dataset = subject.item.kind == "dataset";
         const auto make = [&] { return dataset ? create<bph_dataset_v0>(subject) : create<bph_merger_v0>(subject); };
@@ -381,39 +357,39 @@ TEST_CASE("data sets end when they are cancelled, or when the host takes no more
     }
 }
 
-TEST_CASE("merge stages give the same bits for every tile size, instance and thread") {
+TEST_CASE("merge stages give the same bits for every tile size, observing state, instance and thread") {
     const Sounds sounds;
     for (const Subject& subject : subjects(sounds)) {
-        if (subject.item.kind != "merger") continue;
+        if (subject.item.kind != "merger" || subject.preset()) continue;
         INFO(subject.item.name());
-        const bph_merger_v0& table = subject.table<bph_merger_v0>();
         const Json about = subject.item.raw["merger"];
         CHECK((about["stage"] == "transform" || about["stage"] == "combine" || about["stage"] == "post"));
-        Random random(3);
-        std::vector<std::vector<float>> values(about["stage"] == "combine" ? 3 : 1, std::vector<float>(1001));
-        for (auto& expert : values)
-            for (float& value : expert) value = static_cast<float>(random.normal());
-        const auto before = values;
-        void* const a = create<bph_merger_v0>(subject);
-        void* const b = create<bph_merger_v0>(subject);
-        const std::vector<float> whole = merged(subject, a, values, {1001});
-        for (const float value : whole) REQUIRE(std::isfinite(value));
-        CHECK(values == before);
-        CHECK(same_bits(merged(subject, b, values, {1, 7, 64, 3}), whole));
-        CHECK(same_bits(merged(subject, a, values, {500, 1}), whole));
-        std::vector<float> from_threads[2];
-        std::thread other([&] { from_threads[0] = merged(subject, a, values, {13}); });
-        from_threads[1] = merged(subject, a, values, {17});
+        const auto tensors = test::odd_tensors(about["stage"] == "post" ? 1 : 3);
+        const auto before = tensors;
+        const auto make = [&] {
+            return std::make_unique<test::StageHost>(subject.item.raw, subject.table<bph_merger_v0>(),
+                                                     Json::parse(subject.params));
+        };
+        const auto a = make(), b = make();
+        const auto whole = a->run(tensors);
+        for (const auto& tensor : whole)
+            for (const auto& expert : tensor.experts)
+                for (const float value : expert) REQUIRE(std::isfinite(value));
+        CHECK(test::same_bits(tensors, before));
+        CHECK(test::same_bits(b->run(tensors, {{1, 7, 64, 3}, 2, 1}), whole));
+        CHECK(test::same_bits(a->run(tensors, {{50, 1}, 5, 1}), whole));
+        std::vector<test::StageTensor> from_thread;
+        std::thread other([&] { from_thread = a->run(tensors, {{13}, 3, 1}); });
+        CHECK(test::same_bits(a->run(tensors, {{17}, 4, 1}), whole));
         other.join();
-        CHECK(same_bits(from_threads[0], whole));
-        CHECK(same_bits(from_threads[1], whole));
-        if (about.value("permutation_invariant", false) && values.size() > 1) {
-            std::swap(values[0], values[2]);
-            const std::vector<float> swapped = merged(subject, a, values, {1001});
-            for (size_t i = 0; i < whole.size(); ++i) REQUIRE(swapped[i] == Approx(whole[i]).margin(1e-6));
+        CHECK(test::same_bits(from_thread, whole));
+        CHECK(test::same_bits(a->run(tensors, {.seed = 2}), whole) != about.value("random", false));
+        if (about.value("permutation_invariant", false)) {
+            // Of transforms the results change places as the experts do.
+            auto swapped = a->run(test::reversed(tensors));
+            if (about["stage"] == "transform") swapped = test::reversed(swapped);
+            CHECK(test::distance(swapped, whole) < 1e-6);
         }
-        table.destroy(a);
-        table.destroy(b);
     }
 }
 
@@ -422,10 +398,9 @@ TEST_CASE("the examples do what they say") {
     int seen = 0;
     for (const Subject& subject : subjects(sounds)) {
         if (subject.item.name() == "merger:median") {
-            void* const self = create<bph_merger_v0>(subject);
-            CHECK(merged(subject, self, {{1, -4}, {9, -5}, {2, 7}}, {2}) == std::vector<float>{2, -4});
-            CHECK(merged(subject, self, {{1, -4}, {9, -5}}, {2}) == std::vector<float>{5, -4.5});
-            subject.table<bph_merger_v0>().destroy(self);
+            const test::StageHost median(subject.item.raw, subject.table<bph_merger_v0>(), Json::parse(subject.params));
+            CHECK(median.run(test::one_tensor({{1, -4}, {9, -5}, {2, 7}}))[0].experts[0] == std::vector<float>{2, -4});
+            CHECK(median.run(test::one_tensor({{1, -4}, {9, -5}}))[0].experts[0] == std::vector<float>{5, -4.5});
             ++seen;
         }
         if (subject.item.name() == "dataset:labtable") {

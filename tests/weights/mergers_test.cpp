@@ -116,6 +116,30 @@ TEST_CASE("average and task arithmetic follow their formulas") {
            merges.bytes("merger:task-arithmetic", {{"lambda_sum", 0.2}})));
 }
 
+TEST_CASE("coefficients scale each expert before the sum") {
+    Merges merges(3);
+    const std::string average = merges.bytes("merger:average", Json::object());
+    CHECK((average == merges.bytes("merger:task-arithmetic", {{"coefficients", {1, 1, 1}}})));
+    const std::vector<double> coefficients = {0.5, -1, 2};
+    const Json with = {{"coefficients", coefficients}, {"lambda_sum", 0.3}};
+    const std::vector<float> found = SafetensorsFile::open(merges.run("merger:task-arithmetic", with)).read_floats("w");
+    double worst = 0;
+    std::vector<double> expected(found.size());
+    for (size_t i = 0; i < merges.vectors.size(); ++i) {
+        const std::vector<float> delta = SafetensorsFile::open(merges.vectors[i]).read_floats("w");
+        for (size_t k = 0; k < delta.size(); ++k) expected[k] += 0.3 * coefficients[i] * delta[k];
+    }
+    for (size_t k = 0; k < found.size(); ++k)
+        worst = std::max(worst, std::fabs(found[k] - (merges.base.values.at("w")[k] + expected[k])));
+    CHECK(worst < 3e-6);  // expert 1's steps are up to 40
+    CHECK((merges.bytes("merger:task-arithmetic", {{"coefficients", {1, 1, 1}}, {"lambda_sum", 0.3}}) ==
+           merges.bytes("merger:task-arithmetic", {{"lambda_sum", 0.3}})));
+    const Json two = {{"coefficients", {1, 1}}}, huge = {{"coefficients", {1, 1e39, 1}}};
+    CHECK(code_of([&] { merges.run("merger:task-arithmetic", two); }) == Code::kInvalid);
+    CHECK_THAT(error_of([&] { merges.run("merger:task-arithmetic", two); }), Catch::Contains("coefficients"));
+    CHECK_THAT(error_of([&] { merges.run("merger:task-arithmetic", huge); }), Catch::Contains("fits float32"));
+}
+
 TEST_CASE("the order of the experts matters to rounding alone") {
     Merges merges(5);
     const std::vector<float> one = SafetensorsFile::open(merges.run("merger:average", Json::object())).read_floats("w");
@@ -135,6 +159,9 @@ TEST_CASE("task arithmetic wants one scale") {
     CHECK_THAT(checked({{"lambda_mean", 1}, {"lambda_sum", 1}})[0].text(),
                Catch::Contains("/with") && Catch::Contains("expected one of them"));
     CHECK_THAT(checked({{"lambda_sum", "1"}})[0].text(), Catch::Contains("/with/lambda_sum"));
+    CHECK(checked({{"lambda_mean", 1}, {"coefficients", {1, 2}}}).empty());
+    CHECK_THAT(checked({{"coefficients", {1, "2"}}})[0].text(), Catch::Contains("/with/coefficients/1"));
+    CHECK(checked({{"coefficients", Json::array()}}).size() == 1);
     CHECK_THAT(checked({{"lambda", 1}})[0].text(), Catch::Contains("unknown parameter 'lambda'"));
 
     Merges merges(2);

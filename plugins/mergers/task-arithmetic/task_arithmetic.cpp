@@ -1,5 +1,5 @@
 // Task arithmetic: θ_base + λ_sum Σ δ_i, Ilharco et al. 2022, arXiv 2212.04089. Papers differ in what λ multiplies: the
-// sum there, the mean in Nihal et al. 2026 (arXiv 2605.03914). λ_sum = λ_mean / N.
+// sum there, the mean in Nihal et al. 2026 (arXiv 2605.03914). λ_sum = λ_mean / N. With coefficients: Σ c_i δ_i.
 #include <biophony/merger.hpp>
 #include <cmath>
 #include <optional>
@@ -14,14 +14,21 @@ public:
             throw sdk::Error("both lambda_mean and lambda_sum are given, expected one; lambda_sum = lambda_mean / N",
                              BPH_INVALID_ARGUMENT, "lambda_sum");
         if (!lambda_sum_ && !lambda_mean_) lambda_mean_ = 1.0;
+        if (params.contains("coefficients"))
+            for (const auto& value : params.at("coefficients")) coefficients_.push_back(finite(value, "coefficients"));
     }
 
     void element(const sdk::Tile& tile) const override {
+        if (!coefficients_.empty() && coefficients_.size() != tile.experts())
+            throw sdk::Error("found " + std::to_string(coefficients_.size()) +
+                                 " coefficients, expected one for each of " + std::to_string(tile.experts()) +
+                                 " experts",
+                             BPH_INVALID_ARGUMENT, "coefficients");
         const auto out = tile.out();
-        for (size_t k = 0; k < out.size(); ++k) out[k] = tile.expert(0)[k];
-        for (size_t i = 1; i < tile.experts(); ++i) {
+        for (size_t i = 0; i < tile.experts(); ++i) {
             const auto delta = tile.expert(i);
-            for (size_t k = 0; k < out.size(); ++k) out[k] += delta[k];
+            const float c = coefficients_.empty() ? 1.0F : static_cast<float>(coefficients_[i]);
+            for (size_t k = 0; k < out.size(); ++k) out[k] = i == 0 ? c * delta[k] : out[k] + c * delta[k];
         }
         const auto factor =
             static_cast<float>(lambda_sum_ ? *lambda_sum_ : *lambda_mean_ / static_cast<double>(tile.experts()));
@@ -31,13 +38,16 @@ public:
 private:
     static std::optional<double> number(const sdk::Params& params, const char* name) {
         if (!params.contains(name)) return {};
-        const double value = params.at(name).get<double>();
+        return finite(params.at(name), name);
+    }
+    static double finite(double value, const char* name) {
         if (!std::isfinite(static_cast<float>(value)))
             throw sdk::Error("expected a number that fits float32", BPH_INVALID_ARGUMENT, name);
         return value;
     }
 
     std::optional<double> lambda_mean_, lambda_sum_;
+    std::vector<double> coefficients_;
 };
 
 BIOPHONY_PLUGIN(sdk::merger<TaskArithmetic>("task-arithmetic"))

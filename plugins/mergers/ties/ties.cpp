@@ -1,0 +1,216 @@
+// TIES-Merging, stage by stage: trim, elect sign, disjoint merge. Yadav et al. 2023, arXiv 2306.01708, section 3; and
+// the variants of Nihal et al. 2026 (arXiv 2605.03914), whose code trims per tensor and counts signs.
+#include <algorithm>
+#include <biophony/merger.hpp>
+#include <bit>
+#include <cmath>
+
+namespace sdk = biophony::sdk;
+
+namespace {
+
+int sign(double value) {
+    return (value > 0) - (value < 0);
+}
+
+uint32_t magnitude_bits(float value) {
+    return std::bit_cast<uint32_t>(std::fabs(value));
+}
+
+/// Selects, for each expert, the magnitude of rank ceil(density · P) from above, P being all its elements. The bits of
+/// magnitudes have the order of magnitudes, so two counts of 65 536 bins are exact: pass 0 counts the upper halves,
+/// pass 1 the lower halves of those whose upper half pass 0 has found.
+class MagnitudeRank : public sdk::Observation {
+public:
+    MagnitudeRank(double density, const MagnitudeRank* upper) : density_(density), upper_(upper) {}
+
+    void see(const sdk::Tile& tile) override {
+        for (size_t i = 0; i < tile.experts(); ++i) {
+            const size_t expert = tile.expert_index() + i;
+            Count& count = count_of(expert);
+            count.elements += tile.size();
+            for (const float value : tile.expert(i)) {
+                const uint32_t bits = magnitude_bits(value);
+                if (upper_ == nullptr)
+                    ++count.bins[bits >> 16];
+                else if (bits >> 16 == upper_->experts_[expert].bin)
+                    ++count.bins[bits & 0xFFFF];
+            }
+        }
+    }
+    void join(const sdk::Observation& later) override {
+        const auto& others = static_cast<const MagnitudeRank&>(later).experts_;
+        for (size_t i = 0; i < others.size(); ++i) {
+            if (others[i].bins.empty()) continue;
+            Count& count = count_of(i);
+            count.elements += others[i].elements;
+            for (size_t bin = 0; bin < kBins; ++bin) count.bins[bin] += others[i].bins[bin];
+        }
+    }
+    void end() override {
+        for (size_t i = 0; i < experts_.size(); ++i) {
+            Count& count = experts_[i];
+            if (count.bins.empty()) continue;
+            // The slack takes up the rounding of the product: 0.28 of 100 are 28.
+            count.rank =
+                upper_ != nullptr
+                    ? upper_->experts_[i].rank
+                    : static_cast<uint64_t>(std::ceil(density_ * static_cast<double>(count.elements) * (1 - 1e-12)));
+            count.bin = kBins - 1;
+            while (count.bins[count.bin] < count.rank) count.rank -= count.bins[count.bin--];
+        }
+    }
+    /// Of pass 1.
+    uint32_t threshold(size_t expert) const { return upper_->experts_[expert].bin << 16 | experts_[expert].bin; }
+
+private:
+    static constexpr uint32_t kBins = 1 << 16;
+    struct Count {
+        std::vector<uint64_t> bins;
+        uint64_t elements = 0;
+        uint32_t bin = 0;   ///< the one with the magnitude that is looked for,
+        uint64_t rank = 0;  ///< which is the rank-th from above in it
+    };
+    Count& count_of(size_t expert) {
+        if (experts_.size() <= expert) experts_.resize(expert + 1);
+        experts_[expert].bins.resize(kBins);
+        return experts_[expert];
+    }
+
+    double density_;
+    const MagnitudeRank* upper_;
+    std::vector<Count> experts_;
+};
+
+/// Keeps the largest magnitudes of the whole vector.
+class Trim : public sdk::Merger {
+public:
+    explicit Trim(const sdk::Params& params) : density_(params.at("density")) {}
+
+    std::unique_ptr<sdk::Observation> begin(uint32_t, size_t, const sdk::Observation* earlier) const override {
+        return std::make_unique<MagnitudeRank>(density_, static_cast<const MagnitudeRank*>(earlier));
+    }
+    void element(const sdk::Tile& tile) const override {
+        const uint32_t threshold = tile.observed<MagnitudeRank>().threshold(tile.expert_index());
+        const auto delta = tile.expert(0);
+        for (size_t k = 0; k < tile.size(); ++k)
+            tile.out()[k] = magnitude_bits(delta[k]) >= threshold ? delta[k] : 0.0F;
+    }
+
+private:
+    double density_;
+};
+
+/// Drops the smallest magnitudes of a tensor, those below the quantile.
+class TrimTensor : public sdk::Merger {
+public:
+    explicit TrimTensor(const sdk::Params& params) : trim_(params.at("trim")) {}
+
+    void element(const sdk::Tile& tile) const override {
+        const auto delta = tile.expert(0);
+        const float threshold = quantile(delta);
+        for (size_t k = 0; k < tile.size(); ++k) tile.out()[k] = std::fabs(delta[k]) >= threshold ? delta[k] : 0.0F;
+    }
+
+private:
+    /// Of the magnitudes, interpolated between the two neighbours and rounded to float32.
+    float quantile(std::span<const float> delta) const {
+        std::vector<float> magnitudes;
+        for (const float value : delta) magnitudes.push_back(std::fabs(value));
+        const double place = trim_ * static_cast<double>(magnitudes.size() - 1);
+        const auto below = magnitudes.begin() + static_cast<std::ptrdiff_t>(place);
+        std::nth_element(magnitudes.begin(), below, magnitudes.end());
+        const double low = *below, weight = place - std::floor(place);
+        const double high = weight > 0 ? *std::min_element(below + 1, magnitudes.end()) : low;
+        return static_cast<float>(low + weight * (high - low));
+    }
+
+    double trim_;
+};
+
+/// Keeps the values with the elected sign.
+void keep_sign(const sdk::Tile& tile, size_t k, int elected) {
+    for (size_t i = 0; i < tile.experts(); ++i) {
+        const float value = tile.expert(i)[k];
+        tile.out(i)[k] = sign(value) == elected ? value : 0.0F;
+    }
+}
+
+/// The sign with the larger total magnitude: that of the sum. In float64, where the order of experts hardly matters.
+int sign_of_sum(const sdk::Tile& tile, size_t k) {
+    double sum = 0;
+    for (size_t i = 0; i < tile.experts(); ++i) sum += tile.expert(i)[k];
+    return sign(sum);
+}
+
+class ElectedSigns : public sdk::Observation {
+public:
+    void see(const sdk::Tile& tile) override {
+        for (size_t k = 0; k < tile.size(); ++k) sum_ += sign_of_sum(tile, k);
+    }
+    void join(const sdk::Observation& later) override { sum_ += static_cast<const ElectedSigns&>(later).sum_; }
+    int majority() const { return sum_ < 0 ? -1 : 1; }
+
+private:
+    int64_t sum_ = 0;
+};
+
+/// Elects each element's sign by total magnitude; where the experts cancel out, the majority of all elected signs.
+class Elect : public sdk::Merger {
+public:
+    explicit Elect(const sdk::Params&) {}
+
+    std::unique_ptr<sdk::Observation> begin(uint32_t, size_t, const sdk::Observation*) const override {
+        return std::make_unique<ElectedSigns>();
+    }
+    void element(const sdk::Tile& tile) const override {
+        const int majority = tile.observed<ElectedSigns>().majority();
+        for (size_t k = 0; k < tile.size(); ++k) {
+            const int elected = sign_of_sum(tile, k);
+            keep_sign(tile, k, elected != 0 ? elected : majority);
+        }
+    }
+};
+
+/// Elects each element's sign by heads; a tie takes the first expert's.
+class ElectCount : public sdk::Merger {
+public:
+    explicit ElectCount(const sdk::Params&) {}
+
+    void element(const sdk::Tile& tile) const override {
+        for (size_t k = 0; k < tile.size(); ++k) {
+            int votes = 0;
+            for (size_t i = 0; i < tile.experts(); ++i) votes += sign(tile.expert(i)[k]);
+            keep_sign(tile, k, votes != 0 ? sign(votes) : sign(tile.expert(0)[k]));
+        }
+    }
+};
+
+/// The mean of the experts that have a say at an element.
+class DisjointMean : public sdk::Merger {
+public:
+    explicit DisjointMean(const sdk::Params& params) : lambda_(params.at("lambda")), shrink_(params.at("shrink")) {}
+
+    void element(const sdk::Tile& tile) const override {
+        const auto scale = static_cast<float>(shrink_ ? lambda_ / static_cast<double>(tile.experts()) : lambda_);
+        for (size_t k = 0; k < tile.size(); ++k) {
+            float sum = 0;
+            size_t count = 0;
+            for (size_t i = 0; i < tile.experts(); ++i) {
+                const float value = tile.expert(i)[k];
+                sum += value;
+                count += value != 0 ? 1 : 0;
+            }
+            tile.out()[k] = scale * (sum / static_cast<float>(std::max<size_t>(count, 1)));
+        }
+    }
+
+private:
+    double lambda_;
+    bool shrink_;
+};
+
+}  // namespace
+
+BIOPHONY_PLUGIN(sdk::merger<Trim>("trim"), sdk::merger<TrimTensor>("trim.tensor"), sdk::merger<Elect>("elect"),
+                sdk::merger<ElectCount>("elect.count"), sdk::merger<DisjointMean>("disjoint-mean"))
