@@ -3,6 +3,7 @@
 #include "app/command.hpp"
 #include "base/nearest.hpp"
 #include "base/schema.hpp"
+#include "plugins/merger_traits.hpp"
 #include "tasks/node_types.hpp"
 
 namespace biophony::app {
@@ -28,6 +29,27 @@ void print_parameters(const Json& schema, int indent) {
     }
 }
 
+/// What sort of stage a merger is, or for a preset the stages that it stands for.
+void print_merger(const ItemInfo& item) {
+    const Json& merger = item.raw.at("merger");
+    if (!is_preset(item)) {
+        fmt::print("  stage      {}, scope {}, space {}\n", merger.value("stage", ""), merger.value("scope", ""),
+                   merger.value("space", ""));
+        return;
+    }
+    fmt::print("  stands for\n");
+    for (const Json& stage : merger.at("preset")) {
+        std::string with;
+        const Json parameters = stage.value("with", Json::object());
+        for (const auto& [key, value] : parameters.items())
+            with += fmt::format("{}{}: {}", with.empty() ? "" : ", ", key,
+                                value.is_object() && value.contains("parameter")
+                                    ? fmt::format("<{}>", value["parameter"].get<std::string>())
+                                    : value.dump());
+        fmt::print("    {}{}\n", stage.at("use").get<std::string>(), with.empty() ? "" : " with " + with);
+    }
+}
+
 void print_item(const ItemInfo& item) {
     fmt::print("{} {}\n", item.name(), item.version);
     if (!item.title.empty()) fmt::print("  {}\n", item.title);
@@ -37,6 +59,7 @@ void print_item(const ItemInfo& item) {
     for (const Json& citation : item.raw.value("citations", Json::array()))
         fmt::print("  cite       {}\n", citation.is_string() ? citation.get<std::string>() : citation.dump());
     fmt::print("  library    {}\n  build      {}\n", item.library.string(), item.build.substr(0, 16));
+    if (item.kind == "merger") print_merger(item);
     fmt::print("  parameters\n");
     print_parameters(item.parameters, 4);
     if (const NodeType* type = node_types().find(item.kind);

@@ -10,6 +10,7 @@
 
 #include "biophony/torch/abi.hpp"
 #include "biophony/torch/encoder.hpp"
+#include "linalg/linalg.hpp"
 #include "tasks/torch_runtime.hpp"
 
 // The host's own copies of the vtables; plugins have theirs.
@@ -100,6 +101,7 @@ extern "C" __attribute__((visibility("default"))) const biophony::TorchRuntime* 
                                          &in_steps<run_pretrain>,
                                          &in_steps<run_fine_tune>,
                                          &with_threads<run_head>,
-                                         &with_threads<run_evaluate>};
+                                         &with_threads<run_evaluate>,
+                                         &lent_linalg};
     return &runtime;
 }

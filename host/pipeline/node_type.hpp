@@ -88,7 +88,10 @@ struct NodeType {
     bool torch = false;  ///< runs in the torch library: one at a time; key has LibTorch, CPU class and threads
     bool volatile_source = false;  ///< looks at the world outside (files): runs each time, its result's content counts
     bool named = false;            ///< the result carries the id of the node, so the id is part of the key
-    std::string sources;           ///< identity of the code: SHA-256 over the sources it was built from
+    /// Optional. Whether the result of this node depends on LibTorch and the processor's class, though not on threads,
+    /// where it isn't a torch node altogether: a merge with stages that need linear algebra.
+    std::function<bool(const GraphNode&, const Registry&)> uses_libtorch;
+    std::string sources;  ///< identity of the code: SHA-256 over the sources it was built from
     std::function<void(TaskContext&)> run;
     /// Optional. Checks what the schema can't: appends problems with pointers below `pointer` (the node's "with").
     std::function<void(const GraphNode&, const Registry&, std::string_view pointer, std::vector<Diagnostic>&)> check;

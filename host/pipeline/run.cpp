@@ -14,6 +14,7 @@
 #include "base/schema.hpp"
 #include "base/sha256.hpp"
 #include "plugins/call.hpp"
+#include "plugins/merger_traits.hpp"
 
 namespace biophony {
 
@@ -211,13 +212,15 @@ std::string first_line(std::string_view text) {
     return std::string(text.substr(0, text.find('\n')));
 }
 
-/// The items that parameters name: every text that is an item's name.
+/// The items that parameters name: every text that is an item's name, and for presets the items that they name.
 void add_named_items(const Json& value, const Registry& registry, std::map<std::string, const ItemInfo*>& items) {
     if (value.is_string()) {
         const std::string text = value;
         const size_t colon = text.find(':');
         if (colon == std::string::npos) return;
-        if (const ItemInfo* item = registry.find(text.substr(0, colon), text.substr(colon + 1))) items[text] = item;
+        const ItemInfo* item = registry.find(text.substr(0, colon), text.substr(colon + 1));
+        if (item == nullptr || !items.emplace(text, item).second) return;
+        if (is_preset(*item)) add_named_items(item->raw["merger"]["preset"], registry, items);
     } else if (value.is_structured()) {
         for (const Json& inner : value) add_named_items(inner, registry, items);
     }
@@ -272,6 +275,8 @@ std::string node_key(const Graph& graph, const GraphNode& node,
                            {"device", "cpu"},
                            {"cpu", options.host.cpu_class},
                            {"threads", options.threads}};
+    else if (node.type->uses_libtorch && node.type->uses_libtorch(node, registry))
+        record["torch"] = {{"libtorch", options.host.libtorch}, {"device", "cpu"}, {"cpu", options.host.cpu_class}};
     return sha256_hex(canonical(record));
 }
 

@@ -59,8 +59,8 @@ struct PlannedNode {
 
 /// The key of a node, given its inputs' digests in the order of `node.inputs`: SHA-256 of a typed record, which is
 /// returned in `record`. The record has the build identity of every plugin whose code takes part: the node's own item,
-/// items that its parameters name (merge stages), and for torch nodes the encoders upstream, whose forward pass they
-/// run.
+/// items that its parameters name (merge stages, and those that presets stand for), and for torch nodes the encoders
+/// upstream, whose forward pass they run.
 std::string node_key(const Graph& graph, const GraphNode& node,
                      const std::vector<std::vector<std::string>>& input_digests, const Registry& registry,
                      const RunOptions& options, Json& record);

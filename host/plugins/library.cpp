@@ -15,6 +15,7 @@
 #include "biophony/c/merger.h"
 #include "plugins/elf.hpp"
 #include "plugins/manifest.hpp"
+#include "plugins/merger_traits.hpp"
 
 #ifndef BPH_VERSION
 #define BPH_VERSION ""
@@ -218,6 +219,7 @@ const bph_plugin* load_library(const PluginFile& file) {
 }
 
 const void* item_table(const bph_plugin* plugin, const ItemInfo& item) {
+    if (is_preset(item)) return nullptr;
     const void* table = plugin->get_interface(to_c(item.id), to_c(item.interface_id));
     if (table == nullptr)
         throw Refused{PluginState::kBadManifest, fmt::format("its manifest has {}, but the library has no {} for it",
@@ -244,6 +246,12 @@ const void* item_table(const bph_plugin* plugin, const ItemInfo& item) {
         need(sizeof(bph_merger_v0));
         const auto* merger = static_cast<const bph_merger_v0*>(table);
         need_functions(merger->create != nullptr && merger->destroy != nullptr && merger->element != nullptr);
+        const MergerTraits::Scope scope = merger_traits(item).scope;
+        if (scope == MergerTraits::Scope::kMatrix) need_functions(merger->matrix != nullptr);
+        if (scope == MergerTraits::Scope::kGlobal)
+            need_functions(merger->observe_begin != nullptr && merger->observe != nullptr &&
+                           merger->observe_join != nullptr && merger->observe_end != nullptr &&
+                           merger->observe_destroy != nullptr);
     } else {
         // torch_tier::EncoderTable, whose header needs LibTorch.
         struct TorchTable {

@@ -24,7 +24,8 @@ PluginFile read_library_file(const std::filesystem::path& path);
 /// [any thread; loads one at a time]
 const bph_plugin* load_library(const PluginFile& file);
 
-/// The table of an item, checked: there, of a plausible size, its functions set. Throws Refused.
+/// The table of an item, checked: there, of a plausible size, its functions set. Null for a preset, which has none.
+/// Throws Refused.
 const void* item_table(const bph_plugin* plugin, const ItemInfo& item);
 
 /// Throws Refused where the library answers to names that don't exist, or where a parameter schema or one of its

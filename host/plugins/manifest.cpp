@@ -6,6 +6,7 @@
 
 #include "base/nearest.hpp"
 #include "base/schema.hpp"
+#include "plugins/merger_traits.hpp"
 
 namespace biophony {
 
@@ -114,8 +115,7 @@ private:
             complain(pointer + "/id", found(object["id"], "letters a-z, digits, '.', '_' and '-'"));
         check_interface(item, pointer);
         check_parameters(item, object, pointer);
-        if (item.kind == "merger" && (!object.contains("merger") || !object["merger"].is_object()))
-            complain(pointer, "the object 'merger' is missing, which says stage, scope and space");
+        if (item.kind == "merger") check_merger(item, pointer);
         return item;
     }
 
@@ -139,6 +139,17 @@ private:
         else if (!item.tier.empty() && item.tier != of_kind->tier)
             complain(pointer + "/tier",
                      fmt::format("found \"{}\", expected \"{}\" for {}", item.tier, of_kind->tier, item.interface_id));
+    }
+
+    void check_merger(const ItemInfo& item, const std::string& pointer) {
+        std::vector<Diagnostic> found;
+        read_merger(item, found);
+        const bool there = item.raw.contains("merger");
+        for (Diagnostic& problem : found)
+            complain(there ? pointer + "/merger" + problem.where.pointer : pointer, std::move(problem.message),
+                     problem.code);
+        if (there && item.raw["merger"].is_object())
+            note_unknown(item.raw["merger"], pointer + "/merger", merger_keys());
     }
 
     static std::string did_you_mean_only(std::string_view word, const std::vector<std::string>& names) {

@@ -86,8 +86,8 @@ public:
     /// refused (file and reason).
     const ItemInfo& require(std::string_view name) const;
 
-    /// Loads the item's library into this process (once, for good) and returns its interface table. Throws
-    /// Error(kPlugin). [main]
+    /// Loads the item's library into this process (once, for good) and returns its interface table; null for a preset.
+    /// Throws Error(kPlugin). [main]
     static const void* load(const ItemInfo& item);
 
 private:

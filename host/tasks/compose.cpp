@@ -1,49 +1,27 @@
 // compose: base + task vectors + merge stages → one encoder.
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <chrono>
 
-#include "base/nearest.hpp"
-#include "base/schema.hpp"
 #include "node_sources.hpp"
 #include "pipeline/graph.hpp"
 #include "tasks/node_types.hpp"
+#include "tasks/torch_runtime.hpp"
 #include "weights/merge.hpp"
 
 namespace biophony {
 
 namespace {
 
-/// Parses "stages", fills in the merger's defaults, and says what is wrong.
 std::vector<MergeStage> stages_of(const Json& params, const Registry& registry, std::string_view pointer,
                                   std::vector<Diagnostic>& problems) {
-    std::vector<MergeStage> stages;
-    const std::string list = pointer_join(pointer, "stages");
-    for (size_t i = 0; i < params.at("stages").size(); ++i) {
-        const Json& entry = params["stages"][i];
-        const std::string at = pointer_join(list, std::to_string(i));
-        const std::string use = entry.at("use");
-        if (!use.starts_with("merger:")) {
-            std::vector<std::string> names;
-            for (const ItemInfo* item : registry.items("merger")) names.push_back(item->name());
-            problems.push_back({Code::kInvalid,
-                                {.pointer = pointer_join(at, "use")},
-                                fmt::format("found '{}', expected a merge stage, \"merger:…\"{}", use,
-                                            did_you_mean("merger:" + use, names))});
-            continue;
-        }
-        MergeStage stage;
-        try {
-            stage.item = &registry.require(use);
-        } catch (const Error& error) {
-            problems.push_back({error.code(), {.pointer = pointer_join(at, "use")}, error.message()});
-            continue;
-        }
-        stage.params = entry.value("with", Json::object());
-        apply_schema(stage.item->parameters, stage.params, pointer_join(at, "with"), problems);
-        stages.push_back(std::move(stage));
-    }
-    return stages;
+    return read_stages(params.at("stages"), registry, pointer_join(pointer, "stages"), problems);
+}
+
+bool needs_linalg(const std::vector<MergeStage>& stages) {
+    return std::any_of(stages.begin(), stages.end(),
+                       [](const MergeStage& stage) { return merger_traits(*stage.item).needs_linalg; });
 }
 
 void check_compose(const GraphNode& node, const Registry& registry, std::string_view pointer,
@@ -51,10 +29,20 @@ void check_compose(const GraphNode& node, const Registry& registry, std::string_
     const size_t before = problems.size();
     const std::vector<MergeStage> stages = stages_of(node.params, registry, pointer, problems);
     if (problems.size() != before) return;
+    const auto vectors = node.inputs.find("vectors");
     size_t bad = 0;
-    if (const std::string problem = check_stages(stages, bad); !problem.empty())
-        problems.push_back(
-            {Code::kInvalid, {.pointer = pointer_join(pointer_join(pointer, "stages"), std::to_string(bad))}, problem});
+    std::string problem = check_stages(stages, bad, vectors == node.inputs.end() ? 0 : vectors->second.size());
+    if (problem.empty() && needs_linalg(stages) && libtorch_version() == "none")
+        problem = "a stage needs linear algebra, and this build has no LibTorch";
+    if (problem.empty()) return;
+    const std::string entry = std::to_string(bad < stages.size() ? stages[bad].entry : bad);
+    problems.push_back({Code::kInvalid, {.pointer = pointer_join(pointer_join(pointer, "stages"), entry)}, problem});
+}
+
+/// Whether the result depends on LibTorch: some stage asks for its linear algebra.
+bool uses_libtorch(const GraphNode& node, const Registry& registry) {
+    std::vector<Diagnostic> ignored;  // told when the node was checked
+    return needs_linalg(stages_of(node.params, registry, "", ignored));
 }
 
 void run_compose(TaskContext& context) {
@@ -64,12 +52,17 @@ void run_compose(TaskContext& context) {
     std::vector<fs::path> vectors;
     for (const InputArtefact& vector : context.input_list("vectors"))
         vectors.push_back(vector.folder / "task_vector.safetensors");
-    Json names = Json::array();
-    for (const MergeStage& stage : stages) names.push_back({{"use", stage.item->name()}, {"with", stage.params}});
+    Json run = Json::array();
+    for (const MergeStage& stage : stages) {
+        run.push_back({{"use", stage.item->name()}, {"with", stage.params}});
+        if (stage.preset != nullptr) run.back()["preset"] = stage.preset->name();
+    }
     MergeOptions options{
         .threads = context.threads, .seed = context.seed, .progress = context.progress, .cancel = context.cancel};
     options.node = context.node;
-    options.metadata = {{"biophony.stages", canonical(names)}};
+    options.metadata = {{"biophony.stages", canonical(run)},
+                        {"biophony.stages_asked", canonical(context.params.at("stages"))}};
+    if (needs_linalg(stages)) options.linalg = torch_runtime().linalg();
     const auto begin = std::chrono::steady_clock::now();
     const MergeReport report = merge(context.input("base").folder / "encoder.safetensors", vectors, stages,
                                      context.out / "encoder.safetensors", options);
@@ -97,13 +90,14 @@ NodeType compose_type() {
                     "items": {
                         "type": "object", "required": ["use"],
                         "properties": {
-                            "use": {"type": "string", "description": "a merge plugin: \"merger:average\""},
+                            "use": {"type": "string", "description": "a merge plugin: \"merger:average\"; a preset stands for several"},
                             "with": {"type": "object", "description": "its parameters; see biophony inspect"}
                         }
                     }
                 }
             }
         })"),
+        .uses_libtorch = uses_libtorch,
         .sources = sources::k_compose,
         .run = run_compose,
         .check = check_compose,

@@ -11,7 +11,9 @@ set(encoder     learn weights base tasks/encoder.cpp)
 set(pretrain    ${learning} tasks/pretrain.cpp tasks/clips.cpp tasks/clips.hpp)
 set(fine_tune   ${learning} tasks/fine_tune.cpp tasks/clips.cpp tasks/clips.hpp)
 set(task_vector ${weights} tasks/task_vector.cpp)
-set(compose     ${weights} tasks/compose.cpp)
+set(compose     base weights/finite.hpp weights/merge.cpp weights/merge.hpp weights/safetensors.cpp weights/safetensors.hpp
+                weights/stages.cpp weights/stages.hpp weights/task_vector.cpp weights/task_vector.hpp
+                plugins/merger_traits.cpp plugins/merger_traits.hpp linalg/lent.cpp tasks/compose.cpp)
 set(head        ${learning} tasks/head.cpp tasks/clips.cpp tasks/clips.hpp)
 set(evaluate    ${learning} measure tasks/evaluate.cpp tasks/clips.cpp tasks/clips.hpp)
 set(table       measure report base tasks/table.cpp)

@@ -4,6 +4,7 @@
 #include <string>
 #include <string_view>
 
+#include "biophony/c/linalg.h"
 #include "pipeline/node_type.hpp"
 
 namespace biophony {
@@ -18,6 +19,9 @@ struct TorchRuntime {
     void (*run_fine_tune)(TaskContext&);
     void (*run_head)(TaskContext&);
     void (*run_evaluate)(TaskContext&);
+    /// The linear algebra that is lent to merge stages. Sets LibTorch to one thread a call, until the next torch node.
+    /// [main]
+    const bph_linalg_v0* (*linalg)();
 };
 
 /// Loads the library beside the core (once) and returns its table. Throws Error(kInternal) with the linker's text.

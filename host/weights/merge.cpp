@@ -3,13 +3,15 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <array>
 #include <atomic>
+#include <condition_variable>
+#include <functional>
 #include <limits>
 #include <mutex>
 #include <system_error>
 #include <thread>
 
-#include "base/nearest.hpp"
 #include "base/random.hpp"
 #include "plugins/call.hpp"
 #include "weights/finite.hpp"
@@ -19,57 +21,31 @@ namespace biophony {
 
 namespace {
 
-/// What a manifest's object "merger" says, and where it doesn't fit, `problem`.
-struct StageTraits {
-    std::string stage;  ///< transform, combine, post
-    bool weights = false;
-    bool needs_base = false;
-    std::string problem;
+using Scope = MergerTraits::Scope;
 
-    explicit StageTraits(const ItemInfo& item) {
-        const Json merger = item.raw.is_object() ? item.raw.value("merger", Json()) : Json();
-        auto one_of = [&](const char* key, const std::vector<std::string>& known) -> std::string {
-            if (!problem.empty()) return {};
-            if (!merger.is_object() || !merger.contains(key) || !merger[key].is_string()) {
-                problem = fmt::format("the manifest of {} lacks \"merger\"/\"{}\", expected one of {}", item.name(),
-                                      key, fmt::join(known, ", "));
-                return {};
-            }
-            const std::string value = merger[key];
-            if (std::find(known.begin(), known.end(), value) == known.end())
-                problem = fmt::format("{} has the {} '{}', but this version merges with {} {}{}", item.name(), key,
-                                      value, key, fmt::join(known, ", "),
-                                      known.size() > 1 ? did_you_mean(value, known) : std::string());
-            return value;
-        };
-        if (item.interface_id != BPH_MERGER_V0)
-            problem = fmt::format("{} speaks the interface '{}', expected '{}'", item.name(), item.interface_id,
-                                  BPH_MERGER_V0);
-        stage = one_of("stage", {"transform", "combine", "post"});
-        one_of("scope", {"element"});
-        weights = one_of("space", {"delta", "weight"}) == "weight";
-        if (problem.empty() && merger.contains("needs")) {
-            for (const Json& need : merger["needs"])
-                if (need == "base")
-                    needs_base = true;
-                else
-                    problem =
-                        fmt::format("{} needs {}, but this version gives only \"base\"", item.name(), need.dump());
-        }
-    }
-};
+/// A global stage is shown blocks of about this many elements, each by a state of its own. Results depend on it.
+constexpr uint64_t kBlockElements = 1 << 22;
 
 /// One stage, ready to be called: the plugin's table and an instance.
 class StageInstance {
 public:
-    StageInstance(const MergeStage& stage, uint64_t seed, const MergeOptions& options)
-        : traits(*stage.item), name(stage.item->name()), seed_(seed), options_(&options) {
+    StageInstance(const MergeStage& stage, uint64_t stage_seed, const MergeOptions& options)
+        : traits(merger_traits(*stage.item)), name(stage.item->name()), seed(stage_seed), options_(&options) {
+        if (traits.needs_linalg && options.linalg == nullptr)
+            throw Error(Code::kPlugin,
+                        "it needs linear algebra, which this program doesn't offer; that comes with LibTorch",
+                        {.plugin = name});
         table_ = stage.table != nullptr ? stage.table : static_cast<const bph_merger_v0*>(Registry::load(*stage.item));
-        if (table_->struct_size < sizeof(bph_merger_v0) || table_->create == nullptr || table_->destroy == nullptr ||
-            table_->element == nullptr)
+        const bool whole_table =
+            table_->struct_size >= sizeof(bph_merger_v0) && table_->create != nullptr && table_->destroy != nullptr &&
+            table_->element != nullptr && (traits.scope != Scope::kMatrix || table_->matrix != nullptr) &&
+            (traits.scope != Scope::kGlobal ||
+             (table_->observe_begin != nullptr && table_->observe != nullptr && table_->observe_join != nullptr &&
+              table_->observe_end != nullptr && table_->observe_destroy != nullptr));
+        if (!whole_table)
             throw Error(Code::kPlugin,
                         fmt::format("the table of {} has {} bytes or lacks a function, expected {} bytes with create, "
-                                    "destroy and element",
+                                    "destroy, element and what its scope asks for",
                                     BPH_MERGER_V0, table_->struct_size, sizeof(bph_merger_v0)),
                         {.file = stage.item->library.string(), .plugin = name});
         const PluginCall call(name, call_options());
@@ -79,25 +55,74 @@ public:
     }
     ~StageInstance() {
         const CrashContext crash(name, options_->node);
+        for (; !ended_.empty(); ended_.pop_back()) table_->observe_destroy(ended_.back());
         if (self_ != nullptr) table_->destroy(self_);
     }
     StageInstance(const StageInstance&) = delete;
     StageInstance& operator=(const StageInstance&) = delete;
 
-    CallOptions call_options() const { return {.seed = seed_, .threads = 1, .cancel = options_->cancel}; }
-    void element(const PluginCall& call, const bph_merge_tile& tile) const {
+    CallOptions call_options() const { return {.seed = seed, .threads = 1, .cancel = options_->cancel}; }
+    /// Whether it sees a tensor of this role as a matrix.
+    bool takes_matrix(const std::string& role) const {
+        return traits.scope == Scope::kMatrix &&
+               std::find(traits.roles.begin(), traits.roles.end(), role) != traits.roles.end();
+    }
+    bool takes_whole(const std::string& role) const { return traits.scope == Scope::kTensor || takes_matrix(role); }
+    /// What it has seen of all tensors; null before.
+    const void* observed() const { return ended_.empty() ? nullptr : ended_.back(); }
+
+    void apply(const PluginCall& call, const bph_merge_tile& tile, bool matrix) const {
         const CrashContext crash(name, options_->node);
-        call.check(table_->element(call.get(), self_, &tile));
+        call.check((matrix ? table_->matrix : table_->element)(call.get(), self_, &tile));
     }
 
-    const StageTraits traits;
+    /// A state that has seen some tensors in a pass.
+    class State {
+    public:
+        State(const StageInstance& stage, const PluginCall& call, uint32_t pass, size_t experts) : stage_(&stage) {
+            const CrashContext crash(stage.name, stage.options_->node);
+            call.check(stage.table_->observe_begin(call.get(), stage.self_, pass, static_cast<uint32_t>(experts),
+                                                   stage.observed(), &state_));
+            if (state_ == nullptr)
+                throw Error(Code::kRunFailed, "observe_begin gave no state; that is a bug of the plugin",
+                            {.plugin = stage.name});
+        }
+        ~State() {
+            const CrashContext crash(stage_->name, stage_->options_->node);
+            if (state_ != nullptr) stage_->table_->observe_destroy(state_);
+        }
+        State(const State&) = delete;
+        State& operator=(const State&) = delete;
+        void see(const PluginCall& call, const bph_merge_tile& tile) {
+            const CrashContext crash(stage_->name, stage_->options_->node);
+            call.check(stage_->table_->observe(call.get(), stage_->self_, state_, &tile));
+        }
+        void join(const PluginCall& call, const State& later) {
+            const CrashContext crash(stage_->name, stage_->options_->node);
+            call.check(stage_->table_->observe_join(call.get(), stage_->self_, state_, later.state_));
+        }
+
+    private:
+        friend class StageInstance;
+        const StageInstance* stage_;
+        void* state_ = nullptr;
+    };
+    /// Ends the one state that is left of a pass, and keeps it.
+    void end(const PluginCall& call, std::unique_ptr<State> state) {
+        const CrashContext crash(name, options_->node);
+        call.check(table_->observe_end(call.get(), self_, state->state_));
+        ended_.push_back(std::exchange(state->state_, nullptr));
+    }
+
+    const MergerTraits traits;
     const std::string name;
+    const uint64_t seed;
 
 private:
-    uint64_t seed_;
     const MergeOptions* options_;
     const bph_merger_v0* table_ = nullptr;
     void* self_ = nullptr;
+    std::vector<void*> ended_;  ///< of each pass
 };
 
 /// A floating tensor in all files.
@@ -106,8 +131,20 @@ struct Plan {
     std::vector<const TensorInfo*> deltas;  ///< one per expert
     std::string role;
     int32_t block = -1;
-    uint64_t first_tile = 0;
+    std::vector<uint64_t> shape;
+    std::array<uint64_t, 2> matrix{};  ///< rows, columns
+    uint64_t name_hash = 0;
+    size_t whole_from = 0;  ///< the first stage that must see the tensor whole; the number of stages where none must
+
+    bool whole_before(size_t stage) const { return whole_from < stage; }
 };
+
+/// FNV-1a (Fowler, Noll and Vo), 64 bits.
+uint64_t hash_of(std::string_view text) {
+    uint64_t hash = 0xcbf29ce484222325ULL;
+    for (const char c : text) hash = (hash ^ static_cast<unsigned char>(c)) * 0x100000001b3ULL;
+    return hash;
+}
 
 /// What the threads share; constant while they work.
 struct Job {
@@ -115,115 +152,181 @@ struct Job {
     const std::vector<TaskVector>& experts;
     const std::vector<std::unique_ptr<StageInstance>>& stages;
     const std::vector<Plan>& plans;
-    SafetensorsWriter& writer;
-    size_t tile_elements;
+    const MergeOptions& options;
 };
 
-/// One thread's buffers and calls. Works on one tile at a time.
+/// Consecutive elements of one tensor.
+struct Segment {
+    const Plan* plan;
+    uint64_t first, count;
+};
+
+/// One thread's buffers and calls. Works on one segment at a time.
 class Worker {
 public:
-    explicit Worker(const Job& job) : job_(job), buffers_(job.experts.size() + 1), base_(job.tile_elements) {
-        for (auto& buffer : buffers_) buffer.resize(job.tile_elements);
+    explicit Worker(const Job& job) : job_(job), values_(job.experts.size()), out_(1) {
         for (const auto& stage : job.stages)
             calls_.push_back(std::make_unique<PluginCall>(stage->name, stage->call_options()));
     }
 
-    /// Returns how many bytes were read and written.
-    uint64_t run(uint64_t tile) {
-        const auto after = std::upper_bound(job_.plans.begin(), job_.plans.end(), tile,
-                                            [](uint64_t t, const Plan& plan) { return t < plan.first_tile; });
-        plan_ = &*std::prev(after);
-        first_ = (tile - plan_->first_tile) * job_.tile_elements;
-        count_ = std::min<uint64_t>(job_.tile_elements, plan_->base->elements() - first_);
+    const PluginCall& call(size_t stage) const { return *calls_[stage]; }
 
-        const size_t experts = job_.experts.size();
-        job_.base.read_floats(*plan_->base, first_, values(base_));
-        check_input(job_.base, values(base_));
-        for (size_t i = 0; i < experts; ++i) {
-            job_.experts[i].file().read_floats(*plan_->deltas[i], first_, values(buffers_[i]));
-            check_input(job_.experts[i].file(), values(buffers_[i]));
-        }
-        // buffers_[0 … live - 1] hold what goes on to the next stage, the last buffer is free.
-        size_t live = experts;
-        bool weights = false;
-        auto make = [&](bool wanted) {
-            if (weights == wanted) return;
-            for (size_t i = 0; i < live; ++i)
-                for (size_t k = 0; k < count_; ++k) buffers_[i][k] += wanted ? base_[k] : -base_[k];
-            weights = wanted;
-        };
-        for (size_t s = 0; s < job_.stages.size(); ++s) {
-            make(job_.stages[s]->traits.weights);
-            if (job_.stages[s]->traits.stage == "combine") {
-                call(s, 0, live, 0);
-                std::swap(buffers_[0], buffers_.back());
-                live = 1;
+    /// Reads the segment of all experts, and of the base, and runs the first `stages` stages.
+    void run(const Segment& segment, size_t stages) {
+        segment_ = segment;
+        read(job_.base, *segment.plan->base, base_);
+        for (size_t i = 0; i < values_.size(); ++i) read(job_.experts[i].file(), *segment.plan->deltas[i], values_[i]);
+        live_ = values_.size();
+        weights_ = false;
+        for (size_t s = 0; s < stages; ++s) {
+            if (s > 0 && job_.options.cancel != nullptr) job_.options.cancel->check();
+            const MergerTraits& traits = job_.stages[s]->traits;
+            make(traits.weights);
+            if (traits.stage == MergerTraits::Stage::kCombine) {
+                apply(s, 0, live_, 1);
+                std::swap(values_[0], out_[0]);
+                live_ = 1;
+            } else if (traits.all_experts) {
+                apply(s, 0, live_, live_);
+                for (size_t i = 0; i < live_; ++i) std::swap(values_[i], out_[i]);
             } else {
-                for (size_t i = 0; i < live; ++i) {
-                    call(s, i, 1, static_cast<uint32_t>(i));
-                    std::swap(buffers_[i], buffers_.back());
+                for (size_t i = 0; i < live_; ++i) {
+                    apply(s, i, 1, 1);
+                    std::swap(values_[i], out_[0]);
                 }
             }
         }
+    }
+
+    /// What run() left, as weights. Throws where it isn't finite.
+    std::span<const float> merged() {
         make(true);
-        const auto merged = values(buffers_[0]);
+        const std::span<const float> merged = span(values_[0]);
         if (const size_t i = first_not_finite(merged); i < merged.size())
-            throw Error(Code::kRunFailed, fmt::format("the merged tensor '{}' has {} at element {}", plan_->base->name,
-                                                      merged[i], first_ + i));
-        job_.writer.write_floats(plan_->base->name, first_, merged);
-        return count_ * (size_of(plan_->base->dtype) + (experts + 1) * sizeof(float));
+            throw Error(Code::kRunFailed, fmt::format("the merged tensor '{}' has {} at element {}",
+                                                      segment_.plan->base->name, merged[i], segment_.first + i));
+        return merged;
+    }
+
+    /// Shows a part of what run() left to a global stage: as to `element`, so experts one by one where it sees one.
+    void show(size_t s, const Segment& part, StageInstance::State& state) {
+        const MergerTraits& traits = job_.stages[s]->traits;
+        make(traits.weights);
+        const bool together = traits.stage == MergerTraits::Stage::kCombine || traits.all_experts;
+        const size_t count = together ? live_ : 1;
+        for (size_t from = 0; from < live_; from += count) {
+            const bph_merge_tile tile = tile_for(s, from, count, part.first - segment_.first, part.count);
+            named([&] { state.see(call(s), tile); });
+        }
     }
 
 private:
-    std::span<float> values(std::vector<float>& buffer) const { return std::span(buffer).first(count_); }
+    std::span<float> span(std::vector<float>& buffer) const {
+        return std::span(buffer).first(static_cast<size_t>(segment_.count));
+    }
 
-    void check_input(const SafetensorsFile& file, std::span<const float> input) const {
+    void read(const SafetensorsFile& file, const TensorInfo& tensor, std::vector<float>& buffer) const {
+        if (buffer.size() < segment_.count) buffer.resize(segment_.count);
+        file.read_floats(tensor, segment_.first, span(buffer));
+        const std::span<const float> input = span(buffer);
         if (const size_t i = first_not_finite(input); i < input.size())
             throw Error(Code::kRunFailed,
-                        fmt::format("tensor '{}' has {} at element {}", plan_->base->name, input[i], first_ + i),
+                        fmt::format("tensor '{}' has {} at element {}", tensor.name, input[i], segment_.first + i),
                         {.file = file.path().string()});
     }
 
-    /// Runs a stage on `count` buffers from `from` into the free one.
-    void call(size_t s, size_t from, size_t count, uint32_t expert_index) {
+    /// Turns what is live into weights, or into deltas.
+    void make(bool weights) {
+        if (weights_ == weights) return;
+        for (size_t i = 0; i < live_; ++i)
+            for (size_t k = 0; k < segment_.count; ++k) values_[i][k] += weights ? base_[k] : -base_[k];
+        weights_ = weights;
+    }
+
+    /// What stage s is told of `count` experts from `from`, and of the elements [skip, skip + elements) of the segment.
+    bph_merge_tile tile_for(size_t s, size_t from, size_t count, uint64_t skip, uint64_t elements) {
         const StageInstance& stage = *job_.stages[s];
-        const auto out = values(buffers_.back());
-        // A value that the plugin forgets is then found below, whatever the buffer held.
-        std::fill(out.begin(), out.end(), std::numeric_limits<float>::quiet_NaN());
+        const Plan& plan = *segment_.plan;
         inputs_.clear();
-        for (size_t i = 0; i < count; ++i) inputs_.push_back(buffers_[from + i].data());
-        const bph_merge_tile tile = {.struct_size = sizeof(bph_merge_tile),
-                                     .expert_count = static_cast<uint32_t>(count),
-                                     .tensor = {plan_->base->name.data(), plan_->base->name.size()},
-                                     .role = {plan_->role.data(), plan_->role.size()},
-                                     .block = plan_->block,
-                                     .expert_index = expert_index,
-                                     .offset = first_,
-                                     .count = count_,
-                                     .experts = inputs_.data(),
-                                     .base = stage.traits.needs_base ? base_.data() : nullptr,
-                                     .out = out.data()};
+        keys_.clear();
+        for (size_t i = from; i < from + count; ++i) {
+            inputs_.push_back(values_[i].data() + skip);
+            if (stage.traits.random) keys_.push_back(mix(mix(stage.seed, plan.name_hash), i));
+        }
+        return {.struct_size = sizeof(bph_merge_tile),
+                .expert_count = static_cast<uint32_t>(count),
+                .tensor = {plan.base->name.data(), plan.base->name.size()},
+                .role = {plan.role.data(), plan.role.size()},
+                .block = plan.block,
+                .expert_index = count == 1 ? static_cast<uint32_t>(from) : 0,
+                .offset = segment_.first + skip,
+                .count = elements,
+                .experts = inputs_.data(),
+                .base = stage.traits.needs_base ? base_.data() + skip : nullptr,
+                .keys = stage.traits.random ? keys_.data() : nullptr,
+                .shape = plan.shape.data(),
+                .rank = static_cast<uint32_t>(plan.shape.size()),
+                .observed = nullptr,
+                .linalg = stage.traits.needs_linalg ? job_.options.linalg : nullptr};
+    }
+
+    /// Runs stage s on `count` experts from `from` into the first `results` of out_.
+    void apply(size_t s, size_t from, size_t count, size_t results) {
+        const StageInstance& stage = *job_.stages[s];
+        const Plan& plan = *segment_.plan;
+        if (out_.size() < results) out_.resize(results);
+        outs_.clear();
+        for (size_t i = 0; i < results; ++i) {
+            if (out_[i].size() < segment_.count) out_[i].resize(segment_.count);
+            // A value that the plugin forgets is then found below, whatever the buffer held.
+            std::fill_n(out_[i].begin(), segment_.count, std::numeric_limits<float>::quiet_NaN());
+            outs_.push_back(out_[i].data());
+        }
+        bph_merge_tile tile = tile_for(s, from, count, 0, segment_.count);
+        if (stage.traits.all_experts)
+            tile.outs = outs_.data();
+        else
+            tile.out = outs_[0];
+        tile.observed = stage.observed();
+        const bool matrix = stage.takes_matrix(plan.role);
+        if (matrix) {
+            tile.shape = plan.matrix.data();
+            tile.rank = 2;
+        }
+        named([&] { stage.apply(call(s), tile, matrix); });
+        for (size_t r = 0; r < results; ++r) {
+            const std::span<const float> out = span(out_[r]);
+            if (const size_t i = first_not_finite(out); i < out.size())
+                throw Error(Code::kRunFailed,
+                            fmt::format("gave {} at element {} of tensor '{}', expected finite values", out[i],
+                                        segment_.first + i, plan.base->name),
+                            {.plugin = stage.name});
+        }
+    }
+
+    /// Errors get the tensor's name.
+    template <class Body>
+    void named(Body&& body) const {
         try {
-            stage.element(*calls_[s], tile);
+            body();
         } catch (const Error& error) {
             if (error.code() == Code::kCancelled) throw;
-            throw Error(error.code(), fmt::format("{} (tensor '{}')", error.message(), plan_->base->name),
+            throw Error(error.code(), fmt::format("{} (tensor '{}')", error.message(), segment_.plan->base->name),
                         error.where());
         }
-        if (const size_t i = first_not_finite(out); i < out.size())
-            throw Error(Code::kRunFailed,
-                        fmt::format("gave {} at element {} of tensor '{}', expected finite values", out[i], first_ + i,
-                                    plan_->base->name),
-                        {.plugin = stage.name});
     }
 
     const Job& job_;
-    std::vector<std::vector<float>> buffers_;
+    std::vector<std::vector<float>> values_;  ///< the first live_ go on to the next stage
+    std::vector<std::vector<float>> out_;
     std::vector<float> base_;
+    size_t live_ = 0;
+    bool weights_ = false;
     std::vector<std::unique_ptr<PluginCall>> calls_;
     std::vector<const float*> inputs_;
-    const Plan* plan_ = nullptr;
-    uint64_t first_ = 0, count_ = 0;
+    std::vector<float*> outs_;
+    std::vector<uint64_t> keys_;
+    Segment segment_{};
 };
 
 /// Tells a user where the merge is.
@@ -241,78 +344,185 @@ private:
     std::atomic<uint64_t> done_{0};
 };
 
-/// All tiles, on all threads. Of several errors the one of the first tile is thrown, so that it doesn't depend on the
-/// threads: tiles are taken in order, and a tile once taken is finished.
-void run_tiles(const Job& job, uint64_t tiles, const MergeOptions& options, Meter& meter) {
+/// Does `work` for the units 0 … units - 1, on all threads. Of several errors the one of the first unit is thrown, so
+/// that it doesn't depend on the threads: units are taken in order, and a unit once taken is finished. `failed` hears
+/// of each error, on the thread where it happened.
+void run_units(const Job& job, uint64_t units, const Meter& meter,
+               const std::function<void(Worker&, uint64_t unit)>& work,
+               const std::function<void(uint64_t unit)>& failed = {}) {
     std::atomic<uint64_t> next{0};
     std::atomic<bool> stop{false};
     std::mutex mutex;
-    uint64_t failed_tile = std::numeric_limits<uint64_t>::max();
+    uint64_t failed_unit = std::numeric_limits<uint64_t>::max();
     std::exception_ptr problem;
-    auto fail = [&](uint64_t tile) {
-        const std::lock_guard lock(mutex);
-        if (!problem || tile < failed_tile) {
-            failed_tile = tile;
-            problem = std::current_exception();
+    auto fail = [&](uint64_t unit) {
+        {
+            const std::lock_guard lock(mutex);
+            if (!problem || unit < failed_unit) {
+                failed_unit = unit;
+                problem = std::current_exception();
+            }
+            stop = true;
         }
-        stop = true;
+        if (failed) failed(unit);
     };
-    auto work = [&](bool tells) {
-        uint64_t tile = 0;
+    auto take = [&](bool tells) {
+        uint64_t unit = 0;
         try {
             Worker worker(job);
-            while (!stop && (tile = next++) < tiles) {
-                if (options.cancel != nullptr) options.cancel->check();
-                meter.add(worker.run(tile));
+            while (!stop && (unit = next++) < units) {
+                if (job.options.cancel != nullptr) job.options.cancel->check();
+                work(worker, unit);
                 if (tells) meter.tell();
             }
         } catch (...) {
-            fail(tile);
+            fail(unit);
         }
     };
     {
         std::vector<std::jthread> helpers;
-        const uint64_t threads = std::min<uint64_t>(std::max(options.threads, 1U), tiles);
+        const uint64_t threads = std::min<uint64_t>(std::max(job.options.threads, 1U), units);
         try {
-            for (uint64_t i = 1; i < threads; ++i) helpers.emplace_back(work, false);
+            for (uint64_t i = 1; i < threads; ++i) helpers.emplace_back(take, false);
         } catch (const std::system_error&) {
             // The machine gives no more threads: those that run do the work.
         }
-        work(true);
+        take(true);
     }
     if (problem) std::rethrow_exception(problem);
 }
 
-}  // namespace
+/// What one thread shows to a global stage at a time: blocks of segments, each block to a state of its own.
+struct Showing {
+    size_t first_block = 0;
+    std::vector<std::vector<Segment>> blocks;
+};
 
-std::string check_stages(const std::vector<MergeStage>& stages, size_t& stage) {
-    constexpr const char* kOrder = "expected any transforms, exactly one combine, then any post stages";
-    stage = 0;
-    if (stages.empty()) return fmt::format("there are no stages, {}", kOrder);
-    std::string combine;
-    for (; stage < stages.size(); ++stage) {
-        const std::string name = stages[stage].item->name();
-        const StageTraits traits(*stages[stage].item);
-        if (!traits.problem.empty()) return traits.problem;
-        if (traits.stage == "transform" && !combine.empty())
-            return fmt::format("{} is a transform after the combine {}, {}", name, combine, kOrder);
-        if (traits.stage == "combine" && !combine.empty())
-            return fmt::format("{} is a second combine after {}, {}", name, combine, kOrder);
-        if (traits.stage == "post" && combine.empty())
-            return fmt::format("{} is a post stage before any combine, {}", name, kOrder);
-        if (traits.stage == "combine") combine = name;
+/// All tensors in blocks whose borders depend on their sizes alone: tensors are put together as long as they fit into a
+/// block, and one that is larger is cut into blocks of its own. The blocks of a tensor that has to be whole before
+/// stage `s` are shown by one thread.
+std::vector<Showing> showings(const std::vector<Plan>& plans, size_t s) {
+    std::vector<Showing> out;
+    size_t blocks = 0;
+    uint64_t filled = kBlockElements;  // of the last block
+    for (const Plan& plan : plans) {
+        const uint64_t elements = plan.base->elements();
+        if (elements <= kBlockElements - filled) {
+            out.back().blocks.back().push_back({&plan, 0, elements});
+            filled += elements;
+            continue;
+        }
+        for (uint64_t first = 0; first < elements; first += kBlockElements) {
+            const std::vector<Segment> block = {{&plan, first, std::min(kBlockElements, elements - first)}};
+            if (first == 0 || !plan.whole_before(s)) out.push_back({.first_block = blocks});
+            out.back().blocks.push_back(block);
+            ++blocks;
+        }
+        filled = elements <= kBlockElements ? elements : kBlockElements;
     }
-    stage = stages.size() - 1;
-    if (combine.empty()) return fmt::format("no stage is a combine, {}", kOrder);
-    stage = 0;
-    return {};
+    return out;
 }
+
+/// Calls `body` with each tile of the segment.
+template <class Body>
+void for_tiles(const Segment& segment, size_t tile_elements, Body&& body) {
+    for (uint64_t done = 0; done < segment.count; done += tile_elements)
+        body(Segment{segment.plan, segment.first + done, std::min<uint64_t>(tile_elements, segment.count - done)});
+}
+
+/// Bytes that are read for an element of the plan.
+uint64_t bytes_per_element(const Plan& plan) {
+    uint64_t bytes = size_of(plan.base->dtype);
+    for (const TensorInfo* delta : plan.deltas) bytes += size_of(delta->dtype);
+    return bytes;
+}
+
+/// Shows all tensors, as the stages before it leave them, to the global stage s, pass by pass.
+void observe(const Job& job, size_t s, Meter& meter) {
+    StageInstance& stage = *job.stages[s];
+    const PluginCall main_call(stage.name, stage.call_options());
+    const std::vector<Showing> units = showings(job.plans, s);
+    const size_t experts = stage.traits.stage == MergerTraits::Stage::kPost ? 1 : job.experts.size();
+    for (uint32_t pass = 0; pass < stage.traits.passes; ++pass) {
+        std::mutex mutex;
+        std::condition_variable joined;
+        std::unique_ptr<StageInstance::State> all;  // what has been joined so far: the blocks below `turn`
+        size_t turn = 0;
+        uint64_t failed_unit = std::numeric_limits<uint64_t>::max();
+        // Blocks are joined in order; a thread that is early waits, so there is no more than a state a thread and
+        // `all`.
+        auto join = [&](Worker& worker, uint64_t unit, size_t block, std::unique_ptr<StageInstance::State> state) {
+            std::unique_lock lock(mutex);
+            joined.wait(lock, [&] { return turn == block || failed_unit < unit; });
+            if (turn != block) return;  // an earlier one failed, and is told
+            if (all == nullptr)
+                all = std::move(state);
+            else
+                all->join(worker.call(s), *state);
+            ++turn;
+            joined.notify_all();
+        };
+        run_units(
+            job, units.size(), meter,
+            [&](Worker& worker, uint64_t unit) {
+                const Showing& showing = units[unit];
+                for (size_t b = 0; b < showing.blocks.size(); ++b) {
+                    auto state = std::make_unique<StageInstance::State>(stage, worker.call(s), pass, experts);
+                    for (const Segment& segment : showing.blocks[b]) {
+                        const Plan& plan = *segment.plan;
+                        const bool whole = plan.whole_before(s);
+                        if (whole && segment.first == 0) worker.run({&plan, 0, plan.base->elements()}, s);
+                        for_tiles(segment, job.options.tile_elements, [&](const Segment& tile) {
+                            if (job.options.cancel != nullptr) job.options.cancel->check();
+                            if (!whole) worker.run(tile, s);
+                            worker.show(s, tile, *state);
+                            meter.add(tile.count * bytes_per_element(plan));
+                        });
+                    }
+                    join(worker, unit, showing.first_block + b, std::move(state));
+                }
+            },
+            [&](uint64_t unit) {
+                const std::lock_guard lock(mutex);
+                failed_unit = std::min(failed_unit, unit);
+                joined.notify_all();
+            });
+        if (all == nullptr)  // there is no tensor to be shown
+            all = std::make_unique<StageInstance::State>(stage, main_call, pass, experts);
+        stage.end(main_call, std::move(all));
+    }
+}
+
+/// Merges all tensors.
+void write_merged(const Job& job, SafetensorsWriter& writer, Meter& meter) {
+    std::vector<uint64_t> first_tile;
+    uint64_t tiles = 0;
+    auto tile_size = [&](const Plan& plan) {
+        return plan.whole_before(job.stages.size()) ? plan.base->elements() : job.options.tile_elements;
+    };
+    for (const Plan& plan : job.plans) {
+        first_tile.push_back(tiles);
+        tiles += (plan.base->elements() + tile_size(plan) - 1) / tile_size(plan);
+    }
+    run_units(job, tiles, meter, [&](Worker& worker, uint64_t tile) {
+        const auto after = std::upper_bound(first_tile.begin(), first_tile.end(), tile);
+        const auto at = static_cast<size_t>(after - first_tile.begin()) - 1;
+        const Plan& plan = job.plans[at];
+        const uint64_t first = (tile - first_tile[at]) * tile_size(plan);
+        const uint64_t count = std::min<uint64_t>(tile_size(plan), plan.base->elements() - first);
+        worker.run({&plan, first, count}, job.stages.size());
+        writer.write_floats(plan.base->name, first, worker.merged());
+        meter.add(count * (bytes_per_element(plan) + sizeof(float)));
+    });
+}
+
+}  // namespace
 
 MergeReport merge(const std::filesystem::path& base_path, const std::vector<std::filesystem::path>& vectors,
                   const std::vector<MergeStage>& stages, const std::filesystem::path& out,
                   const MergeOptions& options) {
     size_t bad = 0;
-    if (const std::string what = check_stages(stages, bad); !what.empty())
+    if (const std::string what = check_stages(stages, bad, vectors.size()); !what.empty())
         throw Error(Code::kInvalid, fmt::format("stage {}: {}", bad, what));
     if (vectors.empty()) throw Error(Code::kInvalid, "there are no task vectors to merge, expected one or more");
     if (options.tile_elements == 0) throw Error(Code::kInvalid, "a tile has 0 elements, expected 1 or more");
@@ -340,24 +550,27 @@ MergeReport merge(const std::filesystem::path& base_path, const std::vector<std:
     MergeReport report;
     std::vector<SafetensorsWriter::Tensor> announced;
     std::vector<Plan> plans;
-    uint64_t tiles = 0;
     for (const TensorInfo& tensor : base.tensors()) {
         const bool floating = is_floating(tensor.dtype);
         announced.push_back({tensor.name, floating ? DType::kF32 : tensor.dtype, tensor.shape});
         report.bytes_read += 2 * tensor.bytes();  // for its hash and for itself
         report.bytes_written += floating ? tensor.elements() * sizeof(float) : tensor.bytes();
         if (!floating || tensor.elements() == 0) continue;
-        Plan plan{.base = &tensor, .first_tile = tiles};
+        Plan plan{.base = &tensor, .name_hash = hash_of(tensor.name)};
         if (const auto role = card.roles.find(tensor.name); role != card.roles.end() && role->is_object()) {
             if (const auto kind = role->find("kind"); kind != role->end() && kind->is_string()) plan.role = *kind;
             if (const auto block = role->find("block"); block != role->end() && block->is_number_integer())
                 plan.block = *block;
         }
-        for (const TaskVector& expert : experts) {
-            plan.deltas.push_back(&expert.file().require(tensor.name));
-            report.bytes_read += plan.deltas.back()->bytes();
-        }
-        tiles += (tensor.elements() + options.tile_elements - 1) / options.tile_elements;
+        plan.shape.assign(tensor.shape.begin(), tensor.shape.end());
+        plan.matrix[0] = plan.shape.empty() ? 1 : plan.shape[0];
+        plan.matrix[1] = tensor.elements() / plan.matrix[0];
+        while (plan.whole_from < instances.size() && !instances[plan.whole_from]->takes_whole(plan.role))
+            ++plan.whole_from;
+        for (const TaskVector& expert : experts) plan.deltas.push_back(&expert.file().require(tensor.name));
+        report.bytes_read += tensor.elements() * bytes_per_element(plan) - tensor.bytes();
+        for (const auto& stage : instances)
+            report.bytes_read += stage->traits.passes * tensor.elements() * bytes_per_element(plan);
         ++report.tensors;
         report.elements += tensor.elements();
         plans.push_back(std::move(plan));
@@ -380,7 +593,10 @@ MergeReport merge(const std::filesystem::path& base_path, const std::vector<std:
         meter.add(2 * tensor.bytes());
     }
     meter.tell();
-    run_tiles({base, experts, instances, plans, writer, options.tile_elements}, tiles, options, meter);
+    const Job job{base, experts, instances, plans, options};
+    for (size_t s = 0; s < instances.size(); ++s)
+        if (instances[s]->traits.scope == Scope::kGlobal) observe(job, s, meter);
+    write_merged(job, writer, meter);
     writer.finish();
     meter.tell();
     return report;

@@ -1,8 +1,10 @@
-// The merge engine: base + task vectors + stages → merged weights, in constant space.
+// The merge engine: base + task vectors + stages → merged weights.
 //
 // Tiles of every tensor are read from the base and all experts, run through the stages (plugins of interface
-// biophony.merger/0), added to the base where the last stage gives a delta, and written at their final place. Threads
-// take tiles from a counter; a result never depends on their number or the size of a tile.
+// biophony.merger/0), added to the base where the last stage gives a delta, and written at their final place: constant
+// space. Where a stage must see a tensor whole, by its scope, that tensor is one tile. A stage of scope "global" is
+// shown all tensors before, as the stages ahead of it leave them. Threads take tiles from a counter; a result never
+// depends on their number or the size of a tile.
 #pragma once
 
 #include <filesystem>
@@ -12,17 +14,10 @@
 
 #include "base/json.hpp"
 #include "base/progress.hpp"
-#include "biophony/c/merger.h"
-#include "plugins/registry.hpp"
+#include "biophony/c/linalg.h"
+#include "weights/stages.hpp"
 
 namespace biophony {
-
-struct MergeStage {
-    const ItemInfo* item = nullptr;  ///< kind merger
-    Json params;                     ///< fits the item's schema
-    /// Where not null, called instead of what the item's library offers: a stage that is linked in.
-    const bph_merger_v0* table = nullptr;
-};
 
 struct MergeOptions {
     unsigned threads = 1;
@@ -32,18 +27,13 @@ struct MergeOptions {
     const Cancel* cancel = nullptr;
     std::map<std::string, std::string> metadata;  ///< of the file that is written, beside the encoder card
     std::string node;                             ///< whose work it is, for the message of a plugin's crash
+    const bph_linalg_v0* linalg = nullptr;        ///< for stages that need it; null = not there
 };
 
-/// What was done; bytes are those of tensors, the base's pass for its hashes included.
+/// What was done; bytes are those of tensors, the base's pass for its hashes and passes that observe included.
 struct MergeReport {
     uint64_t tensors = 0, elements = 0, bytes_read = 0, bytes_written = 0;
 };
-
-/// Whether the stages fit together: any number of `transform`, exactly one `combine`, any number of `post`, scopes,
-/// spaces and needs that the engine knows. The item's manifest says them: "merger": {"stage": …, "scope": "element",
-/// "space": "delta" or "weight", "needs": ["base"] where Tile::base() is wanted}. Returns an empty text or what is
-/// wrong, with the place of the stage in `stage`.
-std::string check_stages(const std::vector<MergeStage>& stages, size_t& stage);
 
 /// Merges and writes `out`, an encoder file with the base's card and float32 weights; tensors that are not floating are
 /// the base's. Experts come in the order of `vectors`. The base of every vector is checked by its hashes first; so are

@@ -220,8 +220,12 @@ TEST_CASE("manifests are read strictly, and all faults are told") {
         return out;
     };
     const auto item = [](const std::string& changes) {
-        Json json = {{"kind", "merger"}, {"id", "a.b-c_1"},          {"interface", "biophony.merger/0"},
-                     {"tier", "S"},      {"merger", Json::object()}, {"parameters", {{"type", "object"}}}};
+        Json json = {{"kind", "merger"},
+                     {"id", "a.b-c_1"},
+                     {"interface", "biophony.merger/0"},
+                     {"tier", "S"},
+                     {"merger", {{"stage", "combine"}, {"scope", "element"}, {"space", "delta"}}},
+                     {"parameters", {{"type", "object"}}}};
         json.merge_patch(Json::parse(changes));
         return Json{{"biophony_manifest", 1}, {"items", {json}}}.dump();
     };
@@ -243,6 +247,14 @@ TEST_CASE("manifests are read strictly, and all faults are told") {
                Contains("dataset:a.b-c_1 speaks biophony.merger/0, this host knows biophony.dataset/0"));
     CHECK_THAT(read(item(R"({"tier": "T"})")), Contains("expected \"S\""));
     CHECK_THAT(read(item(R"({"merger": null})")), Contains("stage, scope and space"));
+    CHECK_THAT(read(item(R"({"merger": {"stage": null}})")),
+               Contains("/items/0/merger") && Contains("the key 'stage' is missing, expected one of transform"));
+    CHECK_THAT(read(item(R"({"merger": {"scope": "glob"}})")), Contains("/items/0/merger/scope"));
+    CHECK_THAT(read(item(R"({"merger": {"random": 1}})")),
+               Contains("/items/0/merger/random") && Contains("the number 1, expected true or false"));
+    CHECK_THAT(read(item(R"({"merger": {"needs": "base"}})")), Contains("expected an array of texts"));
+    CHECK_THAT(read(item(R"({"merger": {"scop": "element"}})")),
+               Contains("note: ") && Contains("did you mean 'scope'?"));
     CHECK_THAT(read(item(R"({"parameters": {"type": "object", "required": ["x"]}})")), Contains("\"x\""));
     CHECK_THAT(read(item(R"({"parameters": {"properties": []}})")), Contains("/items/0/parameters/properties"));
     CHECK_THAT(read(item(R"({"licens": "x"})")), Contains("note: ") && Contains("did you mean 'licence'?"));

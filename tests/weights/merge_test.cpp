@@ -5,27 +5,13 @@
 #include <cmath>
 #include <thread>
 
-#include "biophony/merger.hpp"
-#include "files.hpp"
+#include "merges.hpp"
 
 using namespace biophony;
 using namespace biophony::test;
 
 namespace {
 
-using sdk::Tile;
-
-/// Σ δ_i / N.
-struct Mean : sdk::Merger {
-    explicit Mean(const sdk::Params&) {}
-    void element(const Tile& tile) const override {
-        for (size_t k = 0; k < tile.size(); ++k) {
-            float sum = 0;
-            for (size_t i = 0; i < tile.experts(); ++i) sum += tile.expert(i)[k];
-            tile.out()[k] = sum / static_cast<float>(tile.experts());
-        }
-    }
-};
 /// Multiplies by "by", and by 1 + the expert's index.
 struct Scale : sdk::Merger {
     explicit Scale(const sdk::Params& params) : by(params.at("by").get<float>()) {}
@@ -73,77 +59,8 @@ struct Forgetful : sdk::Merger {
     }
 };
 
-template <class M>
-constexpr const bph_merger_v0* kTable = &sdk::detail::MergerThunks<M>::kTable;
-
-ItemInfo item(const std::string& id, const std::string& stage, const std::string& space = "delta",
-              const Json& more = Json::object()) {
-    ItemInfo out;
-    out.kind = "merger";
-    out.id = id;
-    out.interface_id = BPH_MERGER_V0;
-    out.raw = {{"merger", {{"stage", stage}, {"scope", "element"}, {"space", space}}}};
-    out.raw["merger"].update(more);
-    return out;
-}
-
-const ItemInfo kMean = item("mean", "combine"), kWeightMean = item("weight-mean", "combine", "weight"),
-               kScale = item("scale", "transform"), kPostScale = item("post-scale", "post"),
-               kWeightScale = item("weight-scale", "post", "weight");
-
-MergeStage mean() {
-    return {&kMean, Json::object(), kTable<Mean>};
-}
-
-struct Setup {
-    Folder folder;
-    fs::path base = folder / "base", out = folder / "out";
-    std::vector<fs::path> vectors;
-    EncoderFile base_file;
-    std::vector<EncoderFile> models;
-
-    explicit Setup(size_t experts = 3) {
-        base_file.values = {{"a", normal_values(5000, 0.05, 1)},
-                            {"b.bias", normal_values(1, 0.05, 2)},
-                            {"c", normal_values(40001, 0.05, 3)},
-                            {"empty", {}}};
-        base_file.shapes = {{"a", {50, 100}}, {"empty", {0, 3}}};
-        base_file.integers = {{"steps", {1, -2, 3}}};
-        base_file.card.roles = {{"a", {{"kind", "matrix"}, {"block", 4}}}, {"c", {{"kind", 7}, {"block", "x"}}}};
-        for (size_t i = 0; i < experts; ++i) {
-            models.push_back(base_file);
-            uint64_t seed = 100 * i;
-            for (auto& [name, values] : models.back().values) {
-                const std::vector<float> step = normal_values(values.size(), 0.002, ++seed + 7);
-                for (size_t k = 0; k < values.size(); ++k) values[k] += step[k];
-            }
-        }
-        write();
-    }
-    void write() {
-        base_file.write(base);
-        vectors.clear();
-        for (size_t i = 0; i < models.size(); ++i) {
-            models[i].write(folder / "model");
-            vectors.push_back(folder / ("vector" + std::to_string(i)));
-            write_task_vector(base, folder / "model", vectors.back(), {});
-        }
-        fs::remove(folder / "model");
-    }
-    MergeReport run(const std::vector<MergeStage>& stages, const MergeOptions& options = {}) const {
-        return merge(base, vectors, stages, out, options);
-    }
-    std::string error(const std::vector<MergeStage>& stages, const MergeOptions& options = {}) const {
-        const size_t before = folder.files();
-        const std::string error = error_of([&] { run(stages, options); });
-        CHECK(folder.files() == before);
-        return error;
-    }
-    std::vector<float> result(const char* name) const { return SafetensorsFile::open(out).read_floats(name); }
-    std::vector<float> delta(size_t expert, const char* name) const {
-        return SafetensorsFile::open(vectors[expert]).read_floats(name);
-    }
-};
+const ItemInfo kWeightMean = item("weight-mean", "combine", "weight"), kScale = item("scale", "transform"),
+               kPostScale = item("post-scale", "post"), kWeightScale = item("weight-scale", "post", "weight");
 
 }  // namespace
 
@@ -273,17 +190,34 @@ TEST_CASE("stages that don't fit together are refused with their place") {
     CHECK_THAT(check({t, c, p, c}, 3), Catch::Contains("merger:c is a second combine after merger:c"));
     CHECK_THAT(check({t, p, c}, 1), Catch::Contains("merger:p is a post stage before any combine"));
     CHECK_THAT(check({c, t}, 1), Catch::Contains("merger:t is a transform after the combine merger:c"));
-    CHECK_THAT(check({c, item("m", "post", "delta", {{"scope", "matrix"}})}, 1),
-               Catch::Contains("merger:m has the scope 'matrix', but this version merges with scope element"));
+    CHECK_THAT(check({c, item("m", "post", "delta", {{"scope", "matrx"}})}, 1),
+               Catch::Contains("merger:m") &&
+                   Catch::Contains("has the scope 'matrx', this host knows element, tensor") &&
+                   Catch::Contains("did you mean 'matrix'?"));
     CHECK_THAT(check({item("m", "combin")}, 0),
                Catch::Contains("'combin'") && Catch::Contains("did you mean 'combine'"));
     CHECK_THAT(check({item("m", "combine", "logits")}, 0), Catch::Contains("the space 'logits'"));
-    CHECK_THAT(check({item("m", "combine", "delta", {{"needs", {"fisher"}}})}, 0), Catch::Contains("needs \"fisher\""));
+    CHECK_THAT(check({item("m", "combine", "delta", {{"needs", {"linalgs"}}})}, 0),
+               Catch::Contains("needs 'linalgs'") && Catch::Contains("did you mean 'linalg'?"));
+    CHECK_THAT(check({item("m", "combine", "delta", {{"experts", "all"}})}, 0), Catch::Contains("is for transforms"));
+    CHECK_THAT(check({item("m", "combine", "delta", {{"observe", 2}})}, 0),
+               Catch::Contains("for the scope \"global\""));
+    CHECK_THAT(check({item("m", "combine", "delta", {{"scope", "global"}, {"observe", 0}})}, 0),
+               Catch::Contains("/observe: found the number 0"));
+    CHECK_THAT(check({item("m", "combine", "delta", {{"roles", {"matrix"}}})}, 0),
+               Catch::Contains("for the scope \"matrix\""));
+    CHECK_THAT(check({item("m", "combine", "delta", {{"needs", {"fisher"}}})}, 0),
+               Catch::Contains("needs 'fisher', this host gives base, linalg"));
     ItemInfo bare = c;
     bare.raw = Json::object();
-    CHECK_THAT(check({bare}, 0), Catch::Contains("lacks \"merger\"/\"stage\""));
+    CHECK_THAT(check({bare}, 0), Catch::Contains("the object 'merger' is missing"));
     bare.raw = {{"merger", 3}};
-    CHECK_THAT(check({bare}, 0), Catch::Contains("lacks \"merger\"/\"stage\""));
+    CHECK_THAT(check({bare}, 0), Catch::Contains("the object 'merger' is missing"));
+    bare.raw = {{"merger", Json::object()}};
+    CHECK_THAT(check({bare}, 0),
+               Catch::Contains("the key 'stage' is missing, expected one of transform, combine, post"));
+    bare.raw = {{"merger", {{"preset", {{{"use", "merger:t"}}}}}}};
+    CHECK_THAT(check({bare}, 0), Catch::Contains("is a preset, expected the stages that it stands for"));
     bare = c;
     bare.interface_id = "biophony.merger/9";
     CHECK_THAT(check({bare}, 0), Catch::Contains("'biophony.merger/9', expected 'biophony.merger/0'"));

@@ -1,0 +1,155 @@
+// The linear algebra that merge stages are lent, against small known matrices.
+#include "linalg/linalg.hpp"
+
+#include <ATen/Parallel.h>
+
+#include <cmath>
+#include <cstring>
+#include <random>
+#include <thread>
+
+#include "biophony/merger.hpp"
+#include "plugins/call.hpp"
+#include "tasks/torch_runtime.hpp"
+
+#undef CHECK
+#include <catch2/catch.hpp>
+
+using namespace biophony;
+using sdk::Matrix;
+
+namespace {
+
+Matrix matrix(size_t rows, size_t columns, std::vector<double> values) {
+    Matrix out(rows, columns);
+    REQUIRE(values.size() == out.values.size());
+    out.values = std::move(values);
+    return out;
+}
+Matrix noise(size_t rows, size_t columns, unsigned seed) {
+    std::mt19937 random(seed);
+    std::normal_distribution<double> normal;
+    Matrix out(rows, columns);
+    for (double& value : out.values) value = normal(random);
+    return out;
+}
+/// By three loops.
+Matrix product(const Matrix& a, const Matrix& b) {
+    Matrix out(a.rows, b.columns);
+    for (size_t i = 0; i < a.rows; ++i)
+        for (size_t j = 0; j < b.columns; ++j)
+            for (size_t k = 0; k < a.columns; ++k) out.at(i, j) += a.at(i, k) * b.at(k, j);
+    return out;
+}
+Matrix transposed(const Matrix& a) {
+    Matrix out(a.columns, a.rows);
+    for (size_t i = 0; i < a.rows; ++i)
+        for (size_t j = 0; j < a.columns; ++j) out.at(j, i) = a.at(i, j);
+    return out;
+}
+double distance(const Matrix& a, const Matrix& b) {
+    REQUIRE((a.rows == b.rows && a.columns == b.columns));
+    double worst = 0;
+    for (size_t k = 0; k < a.values.size(); ++k) worst = std::max(worst, std::fabs(a.values[k] - b.values[k]));
+    return worst;
+}
+Matrix identity(size_t size) {
+    Matrix out(size, size);
+    for (size_t i = 0; i < size; ++i) out.at(i, i) = 1;
+    return out;
+}
+Matrix diagonal(const std::vector<double>& values) {
+    Matrix out(values.size(), values.size());
+    for (size_t i = 0; i < values.size(); ++i) out.at(i, i) = values[i];
+    return out;
+}
+
+}  // namespace
+
+TEST_CASE("svd: a = u s vt, orthonormal, descending, thin") {
+    const PluginCall call("merger:test");
+    const sdk::Linalg algebra(lent_linalg(), call.get());
+    // A 2 × 3 matrix whose singular values are known: 5 and 3 (Strang, Introduction to Linear Algebra, 7.2).
+    const sdk::Linalg::Svd known = algebra.svd(matrix(2, 3, {3, 2, 2, 2, 3, -2}));
+    REQUIRE(known.s.size() == 2);
+    CHECK(known.s[0] == Approx(5));
+    CHECK(known.s[1] == Approx(3));
+    for (const auto& [rows, columns] : {std::pair{7, 4}, {4, 7}, {5, 5}, {1, 6}, {6, 1}, {1, 1}}) {
+        const Matrix a = noise(static_cast<size_t>(rows), static_cast<size_t>(columns), 3);
+        const sdk::Linalg::Svd svd = algebra.svd(a);
+        CHECK(distance(product(product(svd.u, diagonal(svd.s)), svd.vt), a) < 1e-12);
+        CHECK(distance(product(transposed(svd.u), svd.u), identity(svd.s.size())) < 1e-12);
+        CHECK(distance(product(svd.vt, transposed(svd.vt)), identity(svd.s.size())) < 1e-12);
+        CHECK(std::is_sorted(svd.s.rbegin(), svd.s.rend()));
+    }
+    CHECK(algebra.svd(Matrix(0, 3)).s.empty());
+}
+
+TEST_CASE("eigh: values ascending, vectors in columns") {
+    const PluginCall call("merger:test");
+    const sdk::Linalg algebra(lent_linalg(), call.get());
+    const sdk::Linalg::Eigh known = algebra.eigh(matrix(2, 2, {2, 1, 1, 2}));
+    CHECK(known.values[0] == Approx(1));
+    CHECK(known.values[1] == Approx(3));
+    CHECK(known.vectors.at(0, 1) == Approx(known.vectors.at(1, 1)));  // (1, 1) / √2 belongs to 3
+    CHECK(std::fabs(known.vectors.at(0, 1)) == Approx(std::sqrt(0.5)));
+    const Matrix half = noise(6, 6, 4), symmetric = product(half, transposed(half));
+    const sdk::Linalg::Eigh eigh = algebra.eigh(symmetric);
+    CHECK(distance(product(product(eigh.vectors, diagonal(eigh.values)), transposed(eigh.vectors)), symmetric) < 1e-11);
+    CHECK(std::is_sorted(eigh.values.begin(), eigh.values.end()));
+}
+
+TEST_CASE("gemm, with either matrix stored transposed") {
+    const PluginCall call("merger:test");
+    const sdk::Linalg algebra(lent_linalg(), call.get());
+    const Matrix two = algebra.multiply(matrix(2, 2, {1, 2, 3, 4}), matrix(2, 2, {5, 6, 7, 8}));
+    CHECK(two.values == std::vector<double>{19, 22, 43, 50});
+    const Matrix a = noise(3, 5, 1), b = noise(5, 4, 2), expected = product(a, b);
+    CHECK(distance(algebra.multiply(a, b), expected) < 1e-13);
+    CHECK(distance(algebra.multiply(transposed(a), b, true), expected) < 1e-13);
+    CHECK(distance(algebra.multiply(a, transposed(b), false, true), expected) < 1e-13);
+    CHECK(distance(algebra.multiply(transposed(a), transposed(b), true, true), expected) < 1e-13);
+    CHECK(algebra.multiply(Matrix(2, 0), Matrix(0, 3)).values == std::vector<double>(6, 0));
+}
+
+TEST_CASE("what doesn't converge is told, not thrown") {
+    const PluginCall call("merger:test");
+    const bph_linalg_v0* algebra = lent_linalg();
+    const std::vector<double> bad(9, NAN);
+    std::vector<double> u(9), s(3), vt(9);
+    const bph_status status = algebra->svd(call.get(), 3, 3, bad.data(), u.data(), s.data(), vt.data());
+    CHECK(status == BPH_INTERNAL);
+    try {
+        call.check(status);
+        FAIL("nothing was thrown");
+    } catch (const Error& error) {
+        CHECK_THAT(error.what(), Catch::Contains("non-finite") && !Catch::Contains("\n"));
+    }
+}
+
+TEST_CASE("results don't depend on how many threads call at once, or on what ran before") {
+    const Matrix a = noise(150, 90, 9);
+    auto bits = [&a](const bph_linalg_v0* table) {
+        const PluginCall call("merger:test");
+        const sdk::Linalg algebra(table, call.get());
+        const sdk::Linalg::Svd svd = algebra.svd(a);
+        std::vector<double> out = algebra.multiply(a, a, true).values;
+        for (const auto* part : {&svd.u.values, &svd.s, &svd.vt.values})
+            out.insert(out.end(), part->begin(), part->end());
+        return out;
+    };
+    at::set_num_threads(4);  // as a torch node before may have left it
+    const bph_linalg_v0* table = lent_linalg();
+    const std::vector<double> alone = bits(table);
+    CHECK(at::get_num_threads() == 1);
+    std::vector<std::vector<double>> found(4);
+    {
+        std::vector<std::jthread> threads;
+        for (std::vector<double>& out : found) threads.emplace_back([&] { out = bits(table); });
+    }
+    for (const std::vector<double>& out : found) {
+        REQUIRE(out.size() == alone.size());
+        CHECK(std::memcmp(out.data(), alone.data(), alone.size() * sizeof(double)) == 0);
+    }
+    CHECK(torch_runtime().linalg() == table);
+}
