@@ -94,7 +94,8 @@ std::string check_stages(const std::vector<MergeStage>& stages, size_t& stage, s
     std::string combine;
     for (; stage < stages.size(); ++stage) {
         const ItemInfo& item = *stages[stage].item;
-        const std::string name = item.name();
+        const std::string name =
+            item.name() + (stages[stage].preset == nullptr ? "" : " (of " + stages[stage].preset->name() + ")");
         if (item.interface_id != BPH_MERGER_V0)
             return fmt::format("{} speaks the interface '{}', expected '{}'", name, item.interface_id, BPH_MERGER_V0);
         std::vector<Diagnostic> problems;

@@ -15,6 +15,8 @@
 #undef CHECK
 #include <catch2/catch.hpp>
 
+#include "../weights/merges.hpp"
+
 using namespace biophony;
 using sdk::Matrix;
 
@@ -152,4 +154,63 @@ TEST_CASE("results don't depend on how many threads call at once, or on what ran
         CHECK(std::memcmp(out.data(), alone.data(), alone.size() * sizeof(double)) == 0);
     }
     CHECK(torch_runtime().linalg() == table);
+}
+
+namespace {
+
+/// Scope matrix: the sum of the experts with all singular values set to their mean.
+struct Flat : sdk::Merger {
+    explicit Flat(const sdk::Params&) {}
+    void element(const sdk::Tile& tile) const override { std::fill(tile.out().begin(), tile.out().end(), 0.0F); }
+    void matrix(const sdk::Tile& tile) const override {
+        Matrix sum = tile.matrix(0);
+        for (size_t i = 1; i < tile.experts(); ++i) {
+            const Matrix other = tile.matrix(i);
+            for (size_t k = 0; k < sum.values.size(); ++k) sum.values[k] += other.values[k];
+        }
+        const sdk::Linalg algebra = tile.linalg();
+        const sdk::Linalg::Svd svd = algebra.svd(sum);
+        double mean = 0;
+        for (const double s : svd.s) mean += s / static_cast<double>(svd.s.size());
+        const Matrix out = algebra.multiply(svd.u, svd.vt);
+        for (size_t k = 0; k < out.values.size(); ++k) tile.out()[k] = static_cast<float>(mean * out.values[k]);
+    }
+};
+
+}  // namespace
+
+TEST_CASE("a merge with decompositions gives the same bytes on any number of threads") {
+    test::Setup setup(2);
+    setup.base_file.values.clear();
+    setup.base_file.shapes.clear();
+    setup.base_file.card.roles = Json::object();
+    for (int i = 0; i < 8; ++i) {
+        const std::string name = "w" + std::to_string(i);
+        setup.base_file.values[name] = test::normal_values(120 * 70, 1, static_cast<uint64_t>(i));
+        setup.base_file.shapes[name] = {120, 70};
+        setup.base_file.card.roles[name] = {{"kind", "matrix"}};
+    }
+    uint64_t seed = 50;
+    for (test::EncoderFile& model : setup.models) {
+        model = setup.base_file;
+        for (auto& [name, values] : model.values) values = test::normal_values(values.size(), 1, ++seed);
+    }
+    setup.write();
+    const ItemInfo flat = test::item("flat", "combine", "delta", {{"scope", "matrix"}, {"needs", {"linalg"}}});
+    const MergeStage stage{&flat, Json::object(), test::kTable<Flat>};
+    std::string bytes;
+    for (const unsigned threads : {1U, 2U, 4U}) {
+        at::set_num_threads(3);
+        setup.run({stage}, {.threads = threads, .linalg = lent_linalg()});
+        const std::string now = read_file(setup.out);
+        if (bytes.empty()) bytes = now;
+        CHECK((now == bytes));
+    }
+    // The merged step's singular values are all the same.
+    const PluginCall call("merger:test");
+    Matrix step(120, 70);
+    const std::vector<float> merged = setup.result("w3");
+    for (size_t k = 0; k < merged.size(); ++k) step.values[k] = merged[k] - setup.base_file.values["w3"][k];
+    const std::vector<double> s = sdk::Linalg(lent_linalg(), call.get()).svd(step).s;
+    CHECK(s.front() == Approx(s.back()).epsilon(1e-4));
 }

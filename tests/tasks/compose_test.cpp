@@ -143,7 +143,7 @@ TEST_CASE("bad presets and what they don't fit are told at the entry of the list
                Catch::Contains("/stages/0/with/densty: unknown parameter 'densty'; did you mean 'density'?"));
     // The place is that of the entry, not of the stage in the preset.
     CHECK_THAT(told_of(R"([{"use": "merger:ties"}, {"use": "merger:elect"}])"),
-               Catch::Contains("/stages/1: merger:elect is a second combine after merger:elect"));
+               Catch::Contains("/stages/1: merger:elect is a second combine after merger:elect (of merger:ties)"));
     CHECK_THAT(told_of(R"([{"use": "merger:unsaid"}])"), Catch::Contains("/stages/0: no stage is a combine"));
     CHECK_THAT(told_of(R"([{"use": "merger:weighted", "with": {"weights": [1, 2, 3]}}])"),
                Catch::Contains("/stages/0: the parameter 'weights' of merger:weighted has 3 entries, expected one per "

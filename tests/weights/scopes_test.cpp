@@ -103,6 +103,30 @@ struct Centre : sdk::Merger {
         for (size_t k = 0; k < tile.size(); ++k) tile.out()[k] = tile.expert(0)[k] - mean;
     }
 };
+/// Scope global: fails while it observes, in the way that "how" says, from the second block of "b" on.
+struct Fails : sdk::Merger {
+    struct Seen : sdk::Observation {
+        explicit Seen(std::string how_now) : how(std::move(how_now)) {}
+        void see(const Tile& tile) override {
+            late = tile.tensor() == "b" && tile.offset() >= 1 << 22;
+            if (how == "see" && late) throw std::runtime_error("at " + std::to_string(tile.offset()));
+        }
+        void join(const sdk::Observation& later) override {
+            if (how == "join" && dynamic_cast<const Seen&>(later).late) throw std::runtime_error("no joining");
+        }
+        void end() override {
+            if (how == "end") throw std::runtime_error("no end");
+        }
+        std::string how;
+        bool late = false;
+    };
+    explicit Fails(const sdk::Params& params) : how(params.at("how")) {}
+    std::unique_ptr<sdk::Observation> begin(uint32_t, size_t, const sdk::Observation*) const override {
+        return how == "begin" ? nullptr : std::make_unique<Seen>(how);
+    }
+    void element(const Tile& tile) const override { std::ranges::fill(tile.out(), 0.F); }
+    std::string how;
+};
 /// A transform of all: each expert becomes the sum of the others.
 struct Others : sdk::Merger {
     explicit Others(const sdk::Params& params) : forgets(params.value("forgets", false)) {}
@@ -320,6 +344,18 @@ TEST_CASE("large models are observed in blocks that depend on sizes alone, joine
         expected +=
             "pass 0 of 1:" + order + "pass 1 after 12583947 of 1:" + order + "pass 2 after 12583947 of 1:" + order;
     CHECK(Centre::log() == expected);
+    // What fails is told the same each time, and nobody waits for a state that never comes.
+    const ItemInfo fails = item("fails", "combine", "delta", {{"scope", "global"}});
+    auto failing = [&](const char* how, unsigned threads) {
+        fs::remove(setup.out);
+        return setup.error({stage<Fails>(fails, {{"how", how}})}, {.threads = threads, .tile_elements = 100003});
+    };
+    for (const unsigned threads : {1U, 2U, 5U}) {
+        CHECK_THAT(failing("see", threads), Catch::Contains("merger:fails: at 4194304 (tensor 'b')"));
+        CHECK_THAT(failing("join", threads), Catch::Contains("merger:fails: no joining"));
+        CHECK_THAT(failing("begin", threads), Catch::Contains("merger:fails: observe_begin gave no state"));
+        CHECK_THAT(failing("end", threads), Catch::Contains("merger:fails: no end"));
+    }
     Centre::log().clear();
     ItemInfo once = kCentrePost;
     once.raw["merger"]["observe"] = 1;
