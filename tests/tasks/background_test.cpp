@@ -92,8 +92,11 @@ TEST_CASE("the node keeps splits, group and band limit") {
         csv += fmt::format("s{0}.wav,{1},0,0.5,r{0},{2}\n", i, i % 2 == 0 ? "a" : "b", i % 2 == 0 ? "train" : "test");
     }
     write_text(folder / "clips.csv", csv);
-    const Made data = make_node(dataset_type(), &plugins().require("dataset:table"), "clips[bird]",
-                                {{"file", (folder / "clips.csv").string()}, {"band_limit_hz", 4000}}, {}, folder);
+    const Made data =
+        make_node(dataset_type(), &plugins().require("dataset:table"), "clips[bird]",
+                  {{"file", (folder / "clips.csv").string()}, {"band_limit_hz", 4000}, {"rename_labels", {{"a", "c"}}}},
+                  {}, folder);
+    CHECK(data.set.names.size() == 1);
     auto background = [&](Json params) {
         return make_node(background_type(), nullptr, "background[bird]", std::move(params),
                          {{"data", {{"clips[bird]", "dataset", data.folder, sha256_hex(data.json.dump())}}}}, folder);
@@ -102,6 +105,7 @@ TEST_CASE("the node keeps splits, group and band limit") {
     CHECK(made.set.group == "bird");
     CHECK(made.set.band_limit_hz == 4000);
     CHECK(made.set.labels() == std::vector<std::string>{"bird"});
+    CHECK(made.set.names.empty());  // they were the clips'
     REQUIRE(made.set.clips.size() == 3);
     for (const Clip& clip : made.set.clips) {
         CHECK(clip.start_s == 1);
