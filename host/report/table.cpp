@@ -609,7 +609,8 @@ private:
             "own group; union = best of all classes.",
             clips_, recordings_, folds_ > 1 ? fmt::format(", pooled over {} folds", folds_) : std::string()));
         note(
-            fmt::format("gap = joint − row and gain = row − base, with the same head and on the same clips, in points; "
+            fmt::format("gap = joint, which pools all clips in training, − row and gain = row − base, with the same "
+                        "head and on the same clips, in points; "
                         "95 % interval of a paired bootstrap over recordings ({} rounds, stratified by group).",
                         bootstrap_.resamples));
         if (repeats_ > 1) {
