@@ -167,23 +167,27 @@ private:
         return false;
     }
 
-    /// "[0]" for a head per fold: the values of `of`'s axes that its inputs share, by the axes' names; empty where
-    /// there are none. Implied nodes have it in their names, so that those of one fold are called the same whichever
-    /// other folds run. Inputs of one port share an axis only if all have it, with the same value.
-    std::string shared_axes(size_t of, const Inputs& inputs) const {
+    /// The axes of `of` that its inputs share, by name. Implied nodes have their values in their names, "[0]", so that
+    /// those of one fold are called the same whichever other folds run. Inputs of one port share an axis only if all
+    /// have it, with the same value.
+    AxisValues shared_axes(size_t of, const Inputs& inputs) const {
         AxisValues axes = node(of).axes;
         std::sort(axes.begin(), axes.end());
-        std::vector<std::string> values;
-        for (const auto& axis : axes)
-            if (std::any_of(inputs.begin(), inputs.end(), [&](const auto& input) {
-                    return !input.second.empty() &&
-                           std::all_of(input.second.begin(), input.second.end(), [&](size_t source) {
-                               const AxisValues& has = node(source).axes;
-                               return std::find(has.begin(), has.end(), axis) != has.end();
-                           });
-                }))
-                values.push_back(axis.second);
-        return values.empty() ? std::string() : fmt::format("[{}]", fmt::join(values, ","));
+        std::erase_if(axes, [&](const auto& axis) {
+            return std::none_of(inputs.begin(), inputs.end(), [&](const auto& input) {
+                return !input.second.empty() &&
+                       std::all_of(input.second.begin(), input.second.end(), [&](size_t source) {
+                           const AxisValues& has = node(source).axes;
+                           return std::find(has.begin(), has.end(), axis) != has.end();
+                       });
+            });
+        });
+        return axes;
+    }
+    static std::string in_brackets(const AxisValues& axes) {
+        std::string out;
+        for (const auto& [axis, value] : axes) out += (out.empty() ? "[" : ",") + value;
+        return out.empty() ? out : out + "]";
     }
 
     /// Adds a node with these parameters, and returns its index.
@@ -204,14 +208,17 @@ private:
 
     /// The node that this table has implied with the same parameters, inputs and beginning of its name, else a new one:
     /// "stem[0]", and where that is another one "stem.2[0]". `number`, if given, is that number.
-    size_t imply_once(const std::string& stem, const std::string& axes, const NodeType& type, const Json& params,
+    size_t imply_once(const std::string& stem, const AxisValues& axes, const NodeType& type, const Json& params,
                       const Inputs& inputs, int* number = nullptr) {
+        const std::string values = in_brackets(axes);
         int count = 1;
-        for (std::string name = stem + axes;; name = fmt::format("{}.{}{}", stem, ++count, axes)) {
+        for (std::string name = stem + values;; name = fmt::format("{}.{}{}", stem, ++count, values)) {
             if (number != nullptr) *number = count;
             const size_t there = graph_.index_of(name);
-            if (there == graph_.nodes.size()) return imply(name, type, params, inputs);
-            if (node(there).params == params && connected(there) == inputs) return there;
+            if (there < graph_.nodes.size() && (node(there).params != params || connected(there) != inputs)) continue;
+            const size_t made = imply(name, type, params, inputs);
+            graph_.nodes[made].axes = axes;
+            return made;
         }
     }
     /// A node's inputs without those that its own type implies.
@@ -530,8 +537,9 @@ private:
         for (const auto& [joint, how] : own) {
             const std::vector<size_t> data = port_of(node(how.like), "data");
             if (node(joint).output() != port::kCheckpoint || data.empty()) continue;
-            evaluate(fmt::format("{}:joint.own{}.score", table_.id, shared_axes(joint, {{"own", {joint}}})), kJointRow,
-                     joint, data, node(how.like).params, how.repeats);
+            evaluate(
+                fmt::format("{}:joint.own{}.score", table_.id, in_brackets(shared_axes(joint, {{"own", {joint}}}))),
+                kJointRow, joint, data, node(how.like).params, how.repeats);
         }
     }
 
