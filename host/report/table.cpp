@@ -608,27 +608,17 @@ private:
             "{} held-out clips of {} recordings{}. Figures in percent. within = best class of the clip's "
             "own group; union = best of all classes.",
             clips_, recordings_, folds_ > 1 ? fmt::format(", pooled over {} folds", folds_) : std::string()));
-        note(
-            fmt::format("gap = joint, which pools all clips in training, − row and gain = row − base, with the same "
-                        "head and on the same clips, in points; "
-                        "95 % interval of a paired bootstrap over recordings ({} rounds, stratified by group).",
-                        bootstrap_.resamples));
-        if (repeats_ > 1) {
-            std::map<size_t, std::vector<std::string>> counts;
-            for (size_t i = 0; i < rows_.size(); ++i)
-                if (std::vector<std::string>& names = counts[scored_[i].repeats.size()];
-                    std::find(names.begin(), names.end(), rows_[i].row) == names.end())
-                    names.push_back(rows_[i].row);
-            std::vector<std::string> texts;
-            for (auto at = counts.rbegin(); at != counts.rend(); ++at)
-                texts.push_back(at == counts.rbegin()
-                                    ? fmt::format("up to {} repeats", at->first)
-                                    : fmt::format("{} of {}", at->first, fmt::join(at->second, ", ")));
+        if (!reference_.joint.empty() || !reference_.base.empty())
             note(
-                fmt::format("means of {}. The interval is that of recordings and knows nothing of training again; … "
-                            "is from the least to the largest difference of single repeats.",
-                            fmt::join(texts, ", ")));
-        }
+                fmt::format("gap = joint − row, where joint is trained on pooled clips, and gain = row − base, with "
+                            "the same head and on the same clips, in points; 95 % interval of a paired bootstrap over "
+                            "recordings ({} rounds, stratified by group).",
+                            bootstrap_.resamples));
+        if (repeats_ > 1)
+            note(
+                fmt::format("means of up to {} repeats{}. The interval is that of recordings and knows nothing of "
+                            "training again; … is from the least to the largest difference of single repeats.",
+                            repeats_, fewer_repeats()));
         add_significance();
         const bool specialists =
             std::any_of(rows_.begin(), rows_.end(), [](const TableRow& row) { return row.row == kSpecialistsRow; });
@@ -661,6 +651,21 @@ private:
             note(fmt::format("{} held-out clips of labels without a training clip are left out: {}", total,
                              fmt::join(names, ", ")));
         }
+    }
+
+    /// ", 1 of base, 2 of joint · own": the rows with fewer repeats than others, by model where that is enough.
+    std::string fewer_repeats() const {
+        std::map<std::string, std::set<size_t>> counts;
+        for (size_t i = 0; i < rows_.size(); ++i) counts[rows_[i].row].insert(scored_[i].repeats.size());
+        std::vector<std::string> texts;
+        for (size_t i = 0; i < rows_.size(); ++i) {
+            const size_t count = scored_[i].repeats.size();
+            const std::string who = counts[rows_[i].row].size() == 1 ? rows_[i].row : name(i);
+            std::string text = fmt::format(", {} of {}", count, who);
+            if (count < repeats_ && std::find(texts.begin(), texts.end(), text) == texts.end())
+                texts.push_back(std::move(text));
+        }
+        return fmt::format("{}", fmt::join(texts, ""));
     }
 
     /// How many intervals leave out zero; nothing else here speaks of significance.

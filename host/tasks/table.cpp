@@ -505,7 +505,7 @@ private:
             } else if (!any) {
                 params = head_like(scored, kGatedHeads);
             }
-            if (!params) continue;
+            if (!params || experts.size() < 2) continue;
             if (own_kinds.contains(params->at("kind")) ||
                 !type_of("head").parameters.at("properties").contains("own_encoders"))
                 continue;
