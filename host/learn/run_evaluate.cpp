@@ -90,6 +90,8 @@ void run_evaluate(TaskContext& context) {
                 mean[static_cast<size_t>(c)] > mean[static_cast<size_t>(prediction.predicted_within)])
                 prediction.predicted_within = c;
         prediction.score = mean[static_cast<size_t>(prediction.predicted)];
+        prediction.rank = truth_rank(mean, truth);
+        prediction.rank_within = truth_rank(mean, truth, predictions.groups[first.set].classes);
         predictions.clips.push_back(std::move(prediction));
     }
     for (const auto& [label, n] : predictions.unseen)
@@ -99,6 +101,7 @@ void run_evaluate(TaskContext& context) {
                     fmt::format("no clip of the {} split has a label that the model knows", to_string(split)));
     write_file_atomically(context.out / "predictions.csv", predictions.to_csv());
     write_json(context.out / "predictions.json", predictions.to_json());
+    write_file_atomically(context.out / "confusion.csv", confusion_csv(predictions));
     const Json figures = metrics_of(predictions);
     write_json(context.out / "metrics.json", figures);
     const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();

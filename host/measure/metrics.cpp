@@ -6,6 +6,7 @@
 #include <cmath>
 #include <limits>
 #include <map>
+#include <numeric>
 #include <set>
 
 #include "base/error.hpp"
@@ -83,6 +84,45 @@ double macro_f1(std::span<const int> truth, std::span<const int> predicted) {
     double sum = 0;
     for (const ClassScores& scores : classes) sum += scores.f1;
     return sum / static_cast<double>(classes.size());
+}
+
+double balanced_accuracy(std::span<const int> truth, std::span<const int> predicted) {
+    double sum = 0;
+    int classes = 0;
+    for (const ClassScores& scores : class_scores(truth, predicted)) {
+        if (scores.support == 0) continue;
+        sum += scores.recall;
+        ++classes;
+    }
+    return classes == 0 ? kNaN : sum / classes;
+}
+
+int truth_rank(std::span<const double> scores, int truth, std::span<const int> classes) {
+    if (std::find(classes.begin(), classes.end(), truth) == classes.end())
+        throw Error(Code::kInternal, fmt::format("the rank of class {}, which isn't among the ranked ones", truth));
+    const double own = scores[static_cast<size_t>(truth)];
+    int rank = 1;
+    for (const int c : classes) {
+        const double other = scores[static_cast<size_t>(c)];
+        rank += other > own || (other == own && c > truth) ? 1 : 0;
+    }
+    return rank;
+}
+
+int truth_rank(std::span<const double> scores, int truth) {
+    std::vector<int> all(scores.size());
+    std::iota(all.begin(), all.end(), 0);
+    return truth_rank(scores, truth, all);
+}
+
+double top_k_accuracy(std::span<const int> ranks, int k) {
+    if (ranks.empty()) return kNaN;
+    uint64_t hits = 0;
+    for (const int rank : ranks) {
+        if (rank < 1) return kNaN;
+        hits += rank <= k ? 1 : 0;
+    }
+    return ratio(hits, ranks.size());
 }
 
 Interval bootstrap_mean(std::span<const double> values, std::span<const int> recording, std::span<const int> group,

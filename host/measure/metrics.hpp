@@ -35,6 +35,21 @@ struct ClassScores {
 /// Of every class that occurs in truth or prediction, ascending; as sklearn's precision_recall_fscore_support.
 std::vector<ClassScores> class_scores(std::span<const int> truth, std::span<const int> predicted);
 
+/// Mean over the classes that occur in truth of their recalls; as sklearn's balanced_accuracy_score. NaN where there
+/// are no entries.
+double balanced_accuracy(std::span<const int> truth, std::span<const int> predicted);
+
+/// The place of scores[truth] among the scores of `classes`, best first, from 1: one more than the number of classes
+/// with a higher score, or an equal score and a higher index, as in sklearn's top_k_accuracy_score. So where scores are
+/// equal it needn't agree with the first maximum. Throws Error(kInternal) where truth isn't one of the classes.
+int truth_rank(std::span<const double> scores, int truth, std::span<const int> classes);
+/// Among all scores.
+int truth_rank(std::span<const double> scores, int truth);
+
+/// Share of ranks that are k or better; as sklearn's top_k_accuracy_score. NaN where there are none, or where one is
+/// below 1, which stands for unknown.
+double top_k_accuracy(std::span<const int> ranks, int k);
+
 struct Interval {
     double low = 0, high = 0;
 };

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <array>
 #include <cmath>
 #include <set>
 
@@ -10,14 +11,14 @@
 namespace biophony {
 
 std::string Predictions::to_csv() const {
-    std::string out = "group,recording,file,start_s,end_s,truth,predicted,predicted_within,score\n";
+    std::string out = "group,recording,file,start_s,end_s,truth,predicted,predicted_within,score,rank,rank_within\n";
     for (const ClipPrediction& clip : clips)
         out += fmt::format(
-            "{},{},{},{},{},{},{},{},{}\n", csv_field(groups[static_cast<size_t>(clip.group)].name),
+            "{},{},{},{},{},{},{},{},{},{},{}\n", csv_field(groups[static_cast<size_t>(clip.group)].name),
             csv_field(clip.recording), csv_field(clip.file), clip.start_s, clip.end_s,
             csv_field(labels[static_cast<size_t>(clip.truth)]), csv_field(labels[static_cast<size_t>(clip.predicted)]),
             clip.predicted_within < 0 ? std::string() : csv_field(labels[static_cast<size_t>(clip.predicted_within)]),
-            clip.score);
+            clip.score, clip.rank, clip.rank_within);
     return out;
 }
 
@@ -27,17 +28,21 @@ Json Predictions::to_json() const {
         group_list.push_back({{"name", group.name}, {"classes", group.classes}});
     for (const ClipPrediction& clip : clips)
         clip_list.push_back({clip.group, clip.recording, clip.file, clip.start_s, clip.end_s, clip.truth,
-                             clip.predicted, clip.predicted_within, clip.score});
+                             clip.predicted, clip.predicted_within, clip.score, clip.rank, clip.rank_within});
     return {{"format", "biophony-predictions/0"},
             {"row", row},
             {"head", head},
             {"split", split},
+            {"repeat", repeat},
+            {"pools_clips", pools_clips},
+            {"sends", sends},
             {"labels", labels},
             {"model_groups", model_groups},
             {"groups", group_list},
             {"unseen", unseen},
             {"columns",
-             {"group", "recording", "file", "start_s", "end_s", "truth", "predicted", "predicted_within", "score"}},
+             {"group", "recording", "file", "start_s", "end_s", "truth", "predicted", "predicted_within", "score",
+              "rank", "rank_within"}},
             {"clips", clip_list}};
 }
 
@@ -46,6 +51,9 @@ Predictions Predictions::from_json(const Json& json) {
     out.row = json.at("row");
     out.head = json.at("head");
     out.split = json.at("split");
+    out.repeat = json.value("repeat", "");
+    out.pools_clips = json.value("pools_clips", false);
+    out.sends = json.value("sends", "");
     out.labels = json.at("labels").get<std::vector<std::string>>();
     out.model_groups = json.at("model_groups").get<std::vector<std::string>>();
     out.unseen = json.at("unseen").get<std::map<std::string, int>>();
@@ -53,14 +61,15 @@ Predictions Predictions::from_json(const Json& json) {
         out.groups.push_back({group.at("name"), group.at("classes").get<std::vector<int>>()});
     for (const Json& clip : json.at("clips"))
         out.clips.push_back({clip.at(0), clip.at(1), clip.at(2), clip.at(3), clip.at(4), clip.at(5), clip.at(6),
-                             clip.at(7), clip.at(8)});
+                             clip.at(7), clip.at(8), clip.size() > 10 ? clip.at(9).get<int>() : 0,
+                             clip.size() > 10 ? clip.at(10).get<int>() : 0});
     return out;
 }
 
 Json metrics_of(const Predictions& predictions) {
     auto number = [](double value) { return std::isfinite(value) ? Json(value) : Json(nullptr); };
     auto figures = [&](int group) {
-        std::vector<int> truth, within, everywhere;
+        std::vector<int> truth, within, everywhere, ranks, ranks_within;
         std::set<std::string> recordings;
         std::set<int> labels;
         for (const ClipPrediction& clip : predictions.clips) {
@@ -68,29 +77,101 @@ Json metrics_of(const Predictions& predictions) {
             truth.push_back(clip.truth);
             within.push_back(clip.predicted_within);
             everywhere.push_back(clip.predicted);
+            ranks.push_back(clip.rank);
+            ranks_within.push_back(clip.rank_within);
             recordings.insert(clip.recording);
             labels.insert(clip.truth);
         }
-        return Json{
-            {"clips", truth.size()},
-            {"recordings", recordings.size()},
-            {"labels", labels.size()},
-            {"within", {{"accuracy", number(accuracy(truth, within))}, {"macro_f1", number(macro_f1(truth, within))}}},
-            {"union",
-             {{"accuracy", number(accuracy(truth, everywhere))}, {"macro_f1", number(macro_f1(truth, everywhere))}}}};
+        // A rank is never worse than the number of classes, so that the five best of fewer are all of them.
+        auto of = [&](const std::vector<int>& predicted, const std::vector<int>& places) {
+            return Json{{"accuracy", number(accuracy(truth, predicted))},
+                        {"balanced_accuracy", number(balanced_accuracy(truth, predicted))},
+                        {"top_5", number(top_k_accuracy(places, 5))},
+                        {"macro_f1", number(macro_f1(truth, predicted))}};
+        };
+        return Json{{"clips", truth.size()},
+                    {"recordings", recordings.size()},
+                    {"labels", labels.size()},
+                    {"within", of(within, ranks_within)},
+                    {"union", of(everywhere, ranks)}};
     };
     Json groups = Json::object();
     for (size_t g = 0; g < predictions.groups.size(); ++g)
         groups[predictions.groups[g].name] = figures(static_cast<int>(g));
+    for (const auto& [group, of_group] : species_of(std::array{&predictions})) {
+        Json species = Json::object();
+        for (const auto& [label, one] : of_group)
+            species[label] = {{"clips", one.clips},
+                              {"recordings", one.recordings},
+                              {"recall_within", one.recall_within},
+                              {"recall_union", one.recall_union},
+                              {"precision", one.precision},
+                              {"f1", one.f1}};
+        groups[group]["species"] = species;
+    }
     return {{"format", "biophony-metrics/0"},
             {"row", predictions.row},
             {"head", predictions.head},
             {"split", predictions.split},
+            {"repeat", predictions.repeat},
+            {"pools_clips", predictions.pools_clips},
+            {"sends", predictions.sends},
             {"classes", predictions.labels.size()},
             {"model_groups", predictions.model_groups},
             {"groups", groups},
             {"all", figures(-1)},
             {"unseen", predictions.unseen}};
+}
+
+std::map<std::string, std::map<std::string, SpeciesFigures>> species_of(std::span<const Predictions* const> folds) {
+    struct Counts {
+        size_t clips = 0, within = 0, everywhere = 0;
+        std::set<std::string> recordings;
+    };
+    struct Totals {
+        size_t truths = 0, predictions = 0, hits = 0;
+    };
+    std::map<std::string, std::map<std::string, Counts>> counts;
+    std::map<std::string, Totals> totals;  // over the clips of all groups
+    for (const Predictions* fold : folds)
+        for (const ClipPrediction& clip : fold->clips) {
+            const std::string& truth = fold->labels.at(static_cast<size_t>(clip.truth));
+            Counts& one = counts[fold->groups.at(static_cast<size_t>(clip.group)).name][truth];
+            const bool right = clip.predicted == clip.truth;
+            ++one.clips;
+            one.within += clip.predicted_within == clip.truth ? 1 : 0;
+            one.everywhere += right ? 1 : 0;
+            one.recordings.insert(clip.recording);
+            ++totals[truth].truths;
+            totals[truth].hits += right ? 1 : 0;
+            ++totals[fold->labels.at(static_cast<size_t>(clip.predicted))].predictions;
+        }
+    auto ratio = [](size_t part, size_t whole) {
+        return whole == 0 ? 0.0 : static_cast<double>(part) / static_cast<double>(whole);
+    };
+    std::map<std::string, std::map<std::string, SpeciesFigures>> out;
+    for (const auto& [group, labels] : counts)
+        for (const auto& [label, one] : labels) {
+            const Totals& all = totals.at(label);
+            out[group][label] = {.clips = one.clips,
+                                 .recordings = one.recordings.size(),
+                                 .recall_within = ratio(one.within, one.clips),
+                                 .recall_union = ratio(one.everywhere, one.clips),
+                                 .precision = ratio(all.hits, all.predictions),
+                                 .f1 = ratio(2 * all.hits, all.truths + all.predictions)};
+        }
+    return out;
+}
+
+std::string confusion_csv(const Predictions& predictions) {
+    std::map<std::pair<std::string, std::string>, size_t> counts;
+    for (const ClipPrediction& clip : predictions.clips)
+        ++counts[{predictions.labels.at(static_cast<size_t>(clip.truth)),
+                  predictions.labels.at(static_cast<size_t>(clip.predicted))}];
+    std::string out = "truth,predicted,clips\n";
+    for (const auto& [pair, clips] : counts)
+        out += fmt::format("{},{},{}\n", csv_field(pair.first), csv_field(pair.second), clips);
+    return out;
 }
 
 }  // namespace biophony

@@ -1,15 +1,19 @@
 // table: the product's one table. It implies the rows that every table has: base, joint and controls with the same
-// heads as the scored models, joint's own head, and the specialists within their groups. Folds of one model are one
-// row.
+// heads as the scored models, joint's own head, the specialists within their groups and as an ensemble, the base with
+// their heads, a random step and mel statistics. Folds and repeats of one model are one row.
 #include "report/table.hpp"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
+#include <array>
 #include <map>
+#include <optional>
 #include <set>
 
 #include "base/files.hpp"
+#include "base/schema.hpp"
 #include "node_sources.hpp"
 #include "pipeline/graph.hpp"
 #include "tasks/node_types.hpp"
@@ -18,17 +22,31 @@ namespace biophony {
 
 namespace {
 
-constexpr const char* kSpecialists = "specialists";
-/// Filled in by expand_table(), so that it counts for the key: what the controls' rows are called.
+constexpr const char* kBaseRow = "base";
+constexpr const char* kJointRow = "joint";
+constexpr const char* kRandomStepRow = "random step";
+constexpr const char* kMelRow = "mel-statistics";
+/// Filled in by expand_table(), so that they count for the key: what the controls' rows are called, and what rows are
+/// missing and why.
 constexpr const char* kControlRows = "control_rows";
+constexpr const char* kMissingRows = "missing_rows";
+/// Heads whose scores come from the experts' own heads.
+constexpr const char* kRawHeads = "concatenate.raw";
+constexpr const char* kGatedHeads = "gated";
+constexpr std::array kHeadsOfExperts = {kRawHeads, "concatenate.public", kGatedHeads};
+/// What a head that reads the experts' own encoders has in its name; the row says so already.
+constexpr std::string_view kOwnEncoders = ", own encoders";
 
 void run_table(TaskContext& context) {
     std::map<std::pair<std::string, std::string>, TableRow> rows;
-    TableReference reference{.joint = context.inputs.contains("joint") ? "joint" : "",
-                             .base = context.inputs.contains("base") ? "base" : ""};
+    TableReference reference{.joint = context.inputs.contains("joint") ? kJointRow : "",
+                             .base = context.inputs.contains("base") ? kBaseRow : ""};
     reference.controls = context.params.value(kControlRows, std::vector<std::string>());
+    reference.missing = context.params.value(kMissingRows, std::vector<std::string>());
     for (const InputArtefact& score : context.input_list("scores")) {
         Predictions predictions = Predictions::from_json(read_json(score.folder / "predictions.json"));
+        if (predictions.row == kEnsembleRow && predictions.head.ends_with(kOwnEncoders))
+            predictions.head.resize(predictions.head.size() - kOwnEncoders.size());
         TableRow& row = rows[{predictions.row, predictions.head}];
         row.row = predictions.row;
         row.head = predictions.head;
@@ -45,27 +63,15 @@ void run_table(TaskContext& context) {
     write_file_atomically(context.out / "table.txt", table.to_text());
     write_file_atomically(context.out / "table.csv", table.to_csv());
     write_file_atomically(context.out / "table.md", table.to_markdown());
+    write_file_atomically(context.out / "species.csv", table.species_csv);
+    write_file_atomically(context.out / "confusion.csv", table.confusion_csv);
     if (!comparisons.empty()) write_file_atomically(context.out / "compare.csv", table.to_compare_csv());
     write_json(context.out / "table.json", table.json);
     context.headline = fmt::format("{} rows", table.cells.size());
 }
 
-/// Adds a node of a known type with its defaults, and returns its index.
-size_t imply(Graph& graph, const GraphNode& owner, std::string id, const NodeType& type, Json params,
-             std::map<std::string, std::vector<size_t>> inputs) {
-    if (const size_t there = graph.index_of(id); there < graph.nodes.size()) return there;
-    GraphNode node;
-    node.id = std::move(id);
-    node.stem = node.id;
-    node.type = &type;
-    node.params = std::move(params);
-    node.seed = owner.seed;
-    node.inputs = std::move(inputs);
-    node.implied = true;
-    node.where = owner.where;
-    graph.nodes.push_back(std::move(node));
-    return graph.nodes.size() - 1;
-}
+using Inputs = std::map<std::string, std::vector<size_t>>;
+using AxisValues = std::vector<std::pair<std::string, std::string>>;
 
 /// The sources of a port; none where it isn't connected.
 std::vector<size_t> port_of(const GraphNode& node, const char* name) {
@@ -73,153 +79,499 @@ std::vector<size_t> port_of(const GraphNode& node, const char* name) {
     return found == node.inputs.end() ? std::vector<size_t>{} : found->second;
 }
 
-std::set<size_t> data_of(const Graph& graph, size_t node) {
-    const std::vector<size_t> data = port_of(graph.nodes[node], "data");
-    return {data.begin(), data.end()};
-}
-
-std::string names_of(const Graph& graph, const auto& nodes) {
-    std::vector<std::string> names;
-    for (const size_t node : nodes) names.push_back("'" + graph.nodes[node].id + "'");
-    return names.empty() ? "nothing" : fmt::format("{}", fmt::join(names, ", "));
-}
-
-/// "[0]" for a head per fold: the values of the axes that it shares with all of its data; empty where there are none.
-/// Implied nodes have it in their names, so that those of one fold are called the same whichever other folds run.
-std::string shared_axes(const Graph& graph, size_t node) {
-    std::vector<std::string> values;
-    const std::vector<size_t> data = port_of(graph.nodes[node], "data");
-    for (const auto& axis : graph.nodes[node].axes)
-        if (!data.empty() && std::all_of(data.begin(), data.end(), [&](size_t d) {
-                const auto& axes = graph.nodes[d].axes;
-                return std::find(axes.begin(), axes.end(), axis) != axes.end();
-            }))
-            values.push_back(axis.second);
-    return values.empty() ? std::string() : fmt::format("[{}]", fmt::join(values, ","));
-}
-
-/// The one among a port's nodes that a head is compared with: the only one, or that which has the same data as the
-/// head.
-size_t partner(const Graph& graph, const std::string& port, const std::vector<size_t>& candidates, size_t head,
-               const std::vector<size_t>& heads) {
-    const std::set<size_t> data = data_of(graph, head);
-    auto fits = [&](size_t candidate) { return data_of(graph, candidate) == data; };
-    if (candidates.size() == 1) {
-        // Made for one fold, it may have heard the test clips of another.
-        const std::set<size_t> own = data_of(graph, candidates[0]);
-        const bool foreign =
-            !own.empty() && std::none_of(data.begin(), data.end(), [&](size_t d) { return own.contains(d); });
-        if (foreign && std::any_of(heads.begin(), heads.end(), [&](size_t h) { return data_of(graph, h) == own; }))
-            throw Error(
-                Code::kInvalid,
-                fmt::format("the port '{}' has one node, {}, trained on {}, but '{}' is fitted on {}; expected one "
-                            "for each fold",
-                            port, names_of(graph, candidates), names_of(graph, own), graph.nodes[head].id,
-                            names_of(graph, data)));
-        return candidates[0];
+/// What the expansion of one table needs of the graph, and what it has made so far.
+class Expander {
+public:
+    Expander(Graph& graph, size_t index) : graph_(graph), index_(index), table_(graph.nodes[index]) {
+        scores_ = table_port("scores");
+        for (const size_t score : scores_) {
+            if (node(score).type->name != "evaluate") continue;
+            evaluates_.push_back(score);
+            for (const size_t model : port_of(node(score), "model"))
+                if (node(model).type->name == "head") heads_.push_back({score, model});
+        }
     }
-    const auto count = std::count_if(candidates.begin(), candidates.end(), fits);
-    if (count != 1)
-        throw Error(
-            Code::kInvalid,
-            fmt::format("the port '{}' has {} nodes ({}), and {} of them were trained on the data of '{}' ({}); "
-                        "expected one",
-                        port, candidates.size(), names_of(graph, candidates), count, graph.nodes[head].id,
-                        names_of(graph, data)));
-    return *std::find_if(candidates.begin(), candidates.end(), fits);
-}
 
-/// Rows of controls, by name: what was trained on one fold each makes one row, called like the node without its axes.
-std::map<std::string, std::vector<size_t>> control_rows(const Graph& graph, const std::vector<size_t>& controls) {
-    std::map<std::string, std::vector<size_t>> of_stem, rows;
-    for (const size_t control : controls) of_stem[graph.nodes[control].stem].push_back(control);
-    for (const auto& [stem, nodes] : of_stem) {
-        if (nodes.size() == 1 || !data_of(graph, nodes[0]).empty())
-            rows[stem] = nodes;
-        else
-            for (const size_t node : nodes) rows[graph.nodes[node].id] = {node};
+    void run() {
+        check_joint();
+        std::map<std::string, std::vector<size_t>> controls = control_rows();
+        imply_mel_statistics(controls);
+        for (const auto& [row, encoders] : controls) control_names_.insert(row);
+        const std::vector<size_t> joints = table_port("joint"), bases = table_port("base");
+        for (const Scored& scored : heads_) {
+            const bool experts = of_experts(kind_of(scored.head));
+            if (node(scored.head).params.value("own_encoders", false)) continue;
+            if (!bases.empty()) repeat_head(kBaseRow, scored, partner("base", bases, scored.head));
+            if (!joints.empty()) repeat_head(kJointRow, scored, partner("joint", joints, scored.head));
+            for (const auto& [row, encoders] : controls) {
+                const size_t encoder = partner("controls", encoders, scored.head);
+                // The experts' heads are made for the experts' architecture.
+                if (!experts || item_of(encoder) == item_of(port_of(node(scored.head), "encoder").at(0)))
+                    repeat_head(row, scored, encoder);
+            }
+            add_random_step(scored);
+        }
+        add_heads_of_experts();
+        score_joint();
+        score_experts();
+        for (const auto& [evaluate, repeats] : repeats_)
+            if (Json& params = graph_.nodes[evaluate].params; params.contains("repeat"))
+                params["repeat"] = repeats.size() == 1 ? *repeats.begin() : std::string();
+        graph_.nodes[index_].inputs["scores"] = scores_;
+        if (!control_names_.empty()) graph_.nodes[index_].params[kControlRows] = control_names_;
+        if (!missing_.empty()) graph_.nodes[index_].params[kMissingRows] = missing_;
     }
-    for (const char* taken : {"base", "joint", kSpecialists})
-        if (rows.contains(taken))
-            throw Error(Code::kInvalid,
-                        fmt::format("a control is called '{}', which is the name of another row; expected another name",
-                                    taken));
-    return rows;
-}
 
-void expand_table(Graph& graph, size_t index) {
-    const GraphNode table = graph.nodes[index];
-    const NodeType& head_type = *node_types().find("head");
-    const NodeType& evaluate_type = *node_types().find("evaluate");
-    auto evaluated = [&](const std::string& row, const Json& like) {
+private:
+    /// A head that is scored in the text, and its score.
+    struct Scored {
+        size_t evaluate = 0, head = 0;
+    };
+
+    const GraphNode& node(size_t n) const { return graph_.nodes[n]; }
+    std::vector<size_t> table_port(const char* name) const { return port_of(table_, name); }
+    std::string kind_of(size_t head) const { return node(head).params.value("kind", ""); }
+    static bool of_experts(std::string_view kind) {
+        return std::find(kHeadsOfExperts.begin(), kHeadsOfExperts.end(), kind) != kHeadsOfExperts.end();
+    }
+
+    /// As the graph uses it, else as the program has it.
+    const NodeType& type_of(std::string_view name) const {
+        for (const GraphNode& one : graph_.nodes)
+            if (one.type->name == name) return *one.type;
+        return *node_types().find(name);
+    }
+
+    std::set<size_t> data_of(size_t n) const {
+        const std::vector<size_t> data = port_of(node(n), "data");
+        return {data.begin(), data.end()};
+    }
+
+    std::string names_of(const auto& nodes) const {
+        std::vector<std::string> names;
+        for (const size_t n : nodes) names.push_back("'" + node(n).id + "'");
+        return names.empty() ? "nothing" : fmt::format("{}", fmt::join(names, ", "));
+    }
+
+    /// Whether no axis that both have has different values.
+    bool agree(size_t a, size_t b) const {
+        for (const auto& [axis, value] : node(a).axes)
+            for (const auto& [other, its] : node(b).axes)
+                if (axis == other && value != its) return false;
+        return true;
+    }
+    bool share_an_axis(size_t a, size_t b) const {
+        for (const auto& [axis, value] : node(a).axes)
+            for (const auto& [other, its] : node(b).axes)
+                if (axis == other) return true;
+        return false;
+    }
+
+    /// The axes of `of` that its inputs share, by name. Implied nodes have their values in their names, "[0]", so that
+    /// those of one fold are called the same whichever other folds run. Inputs of one port share an axis only if all
+    /// have it, with the same value.
+    AxisValues shared_axes(size_t of, const Inputs& inputs) const {
+        AxisValues axes = node(of).axes;
+        std::sort(axes.begin(), axes.end());
+        std::erase_if(axes, [&](const auto& axis) {
+            return std::none_of(inputs.begin(), inputs.end(), [&](const auto& input) {
+                return !input.second.empty() &&
+                       std::all_of(input.second.begin(), input.second.end(), [&](size_t source) {
+                           const AxisValues& has = node(source).axes;
+                           return std::find(has.begin(), has.end(), axis) != has.end();
+                       });
+            });
+        });
+        return axes;
+    }
+    static std::string in_brackets(const AxisValues& axes) {
+        std::string out;
+        for (const auto& [axis, value] : axes) out += (out.empty() ? "[" : ",") + value;
+        return out.empty() ? out : out + "]";
+    }
+
+    /// Adds a node with these parameters, and returns its index.
+    size_t imply(std::string id, const NodeType& type, Json params, Inputs inputs) {
+        if (const size_t there = graph_.index_of(id); there < graph_.nodes.size()) return there;
+        GraphNode made;
+        made.id = std::move(id);
+        made.stem = made.id;
+        made.type = &type;
+        made.params = std::move(params);
+        made.seed = table_.seed;
+        made.inputs = std::move(inputs);
+        made.implied = true;
+        made.where = table_.where;
+        graph_.nodes.push_back(std::move(made));
+        return graph_.nodes.size() - 1;
+    }
+
+    /// The node that this table has implied with the same parameters, inputs and beginning of its name, else a new one:
+    /// "stem[0]", and where that is another one "stem.2[0]". `number`, if given, is that number.
+    size_t imply_once(const std::string& stem, const AxisValues& axes, const NodeType& type, const Json& params,
+                      const Inputs& inputs, int* number = nullptr) {
+        const std::string values = in_brackets(axes);
+        int count = 1;
+        for (std::string name = stem + values;; name = fmt::format("{}.{}{}", stem, ++count, values)) {
+            if (number != nullptr) *number = count;
+            const size_t there = graph_.index_of(name);
+            if (there < graph_.nodes.size() && (node(there).params != params || connected(there) != inputs)) continue;
+            const size_t made = imply(name, type, params, inputs);
+            graph_.nodes[made].axes = axes;
+            return made;
+        }
+    }
+    /// A node's inputs without those that its own type implies.
+    Inputs connected(size_t n) const {
+        Inputs inputs = node(n).inputs;
+        inputs.erase("features");
+        return inputs;
+    }
+
+    void add_score(size_t n) {
+        if (std::find(scores_.begin(), scores_.end(), n) == scores_.end()) scores_.push_back(n);
+    }
+
+    /// Scores a model like `like` is, on these data. A row keeps its repeat where all who want it agree on one.
+    void evaluate(const std::string& id, const std::string& row, size_t model, const std::vector<size_t>& data,
+                  const Json& like, const std::set<std::string>& repeats) {
         Json params = like;
         params["row"] = row;
-        return params;
-    };
-    std::vector<size_t> scores = port_of(table, "scores");
-    const std::vector<size_t> given = scores;
-    auto add_score = [&](size_t node) {
-        if (std::find(scores.begin(), scores.end(), node) == scores.end()) scores.push_back(node);
-    };
-    // What every scored head is repeated on: row → encoders.
-    std::map<std::string, std::vector<size_t>> references = control_rows(graph, port_of(table, "controls"));
-    Json controls = Json::array();
-    for (const auto& [row, nodes] : references) controls.push_back(row);
-    if (!controls.empty()) graph.nodes[index].params[kControlRows] = controls;
-    for (const char* reference : {"base", "joint"})
-        if (const std::vector<size_t> nodes = port_of(table, reference); !nodes.empty()) references[reference] = nodes;
-    const std::vector<size_t> joints = port_of(table, "joint");
+        const size_t made = imply(id, type_of("evaluate"), std::move(params), {{"model", {model}}, {"data", data}});
+        repeats_[made].insert(repeats.begin(), repeats.end());
+        add_score(made);
+    }
+    std::string repeat_of(size_t evaluate) const {
+        const Json repeat = node(evaluate).params.value("repeat", Json(""));
+        return repeat.is_string() ? repeat.get<std::string>() : repeat.dump();
+    }
 
-    std::vector<size_t> heads;
-    for (const size_t score : given)
-        for (const size_t model : port_of(graph.nodes[score], "model"))
-            if (graph.nodes[model].type->name == "head") heads.push_back(model);
+    /// Makes a head and its score in a row; nodes of the same content that stand already serve again.
+    void add_head(const std::string& row, const Scored& like, const Json& params, const Inputs& inputs) {
+        const std::string stem = fmt::format("{}:{}.{}", table_.id, row, params.value("kind", "head"));
+        const size_t made = imply_once(stem, shared_axes(like.head, inputs), type_of("head"), params, inputs);
+        evaluate(node(made).id + ".score", row, made, port_of(node(like.evaluate), "data"), node(like.evaluate).params,
+                 {repeat_of(like.evaluate)});
+    }
 
-    Json plain = {{"split", "test"}, {"row", ""}, {"batch", 16}};
-    std::map<size_t, std::pair<Json, std::vector<size_t>>> own;  // joint → how and on what its own head is scored
-    for (const size_t score : given) {
-        const GraphNode evaluate = graph.nodes[score];
-        if (evaluate.type->name != "evaluate") continue;
-        plain = evaluate.params;
-        const std::vector<size_t> data = port_of(evaluate, "data");
-        if (joints.size() == 1) own[joints[0]] = {plain, data};
-        for (const size_t model : port_of(evaluate, "model")) {
-            const GraphNode head = graph.nodes[model];
-            if (head.type->name != "head") continue;
-            if (!joints.empty()) own[partner(graph, "joint", joints, model, heads)] = {plain, data};
-            // One head per distinct set of parameters and data; the name says the kind, a number tells others apart.
-            for (const auto& [reference, encoders] : references) {
-                const size_t encoder =
-                    partner(graph, reference == "base" || reference == "joint" ? reference : "controls", encoders,
-                            model, heads);
-                const std::string stem =
-                    fmt::format("{}:{}.{}", table.id, reference, head.params.value("kind", "head"));
-                const std::string fold = shared_axes(graph, model);
-                std::string name = stem + fold;
-                auto fits = [&](const GraphNode& node) {
-                    return node.params == head.params && port_of(node, "data") == port_of(head, "data") &&
-                           port_of(node, "encoder") == std::vector{encoder};
-                };
-                int count = 1;
-                for (size_t there; (there = graph.index_of(name)) < graph.nodes.size() && !fits(graph.nodes[there]);)
-                    name = fmt::format("{}.{}{}", stem, ++count, fold);
-                std::map<std::string, std::vector<size_t>> inputs = head.inputs;
-                inputs["encoder"] = {encoder};
-                const size_t made = imply(graph, table, name, head_type, head.params, inputs);
-                add_score(imply(graph, table, name + ".score", evaluate_type, evaluated(reference, evaluate.params),
-                                {{"model", {made}}, {"data", data}}));
+    /// The scored head once more, on another encoder.
+    void repeat_head(const std::string& row, const Scored& scored, size_t encoder) {
+        Inputs inputs = connected(scored.head);
+        // Those who don't listen to the experts are the same with every seed of theirs.
+        if (!of_experts(kind_of(scored.head))) inputs.erase("experts");
+        inputs["encoder"] = {encoder};
+        add_head(row, scored, node(scored.head).params, inputs);
+    }
+
+    /// The one among a port's nodes that a head is compared with: the only one, or, of those that stand for the same
+    /// values of the axes that they share with the head, that which has the same data as the head.
+    size_t partner(const std::string& port, const std::vector<size_t>& candidates, size_t head) const {
+        const std::set<size_t> data = data_of(head);
+        if (candidates.size() == 1) {
+            // Made for one fold, it may have heard the test clips of another.
+            const std::set<size_t> own = data_of(candidates[0]);
+            const bool foreign =
+                !own.empty() && std::none_of(data.begin(), data.end(), [&](size_t d) { return own.contains(d); });
+            if (foreign &&
+                std::any_of(heads_.begin(), heads_.end(), [&](const Scored& h) { return data_of(h.head) == own; }))
+                throw Error(
+                    Code::kInvalid,
+                    fmt::format("the port '{}' has one node, {}, trained on {}, but '{}' is fitted on {}; expected one "
+                                "for each fold",
+                                port, names_of(candidates), names_of(own), node(head).id, names_of(data)));
+            return candidates[0];
+        }
+        std::vector<size_t> like, fitting;
+        for (const size_t candidate : candidates)
+            if (agree(candidate, head)) like.push_back(candidate);
+        for (const size_t candidate : like)
+            if (data_of(candidate) == data) fitting.push_back(candidate);
+        // One that was trained on nothing, like a random start per seed, goes by its axes alone.
+        if (fitting.empty() && like.size() == 1 && data_of(like[0]).empty() && share_an_axis(like[0], head))
+            return like[0];
+        if (fitting.size() != 1)
+            throw Error(
+                Code::kInvalid,
+                fmt::format("the port '{}' has {} nodes ({}), and {} of them were trained on the data of '{}' ({}); "
+                            "expected one",
+                            port, candidates.size(), names_of(candidates), fitting.size(), node(head).id,
+                            names_of(data)));
+        return fitting[0];
+    }
+
+    /// The experts whose clips a head is fitted on: its own, else the table's.
+    std::vector<size_t> experts_of(size_t head) const {
+        if (std::vector<size_t> own = port_of(node(head), "experts"); !own.empty()) return own;
+        const std::set<size_t> data = data_of(head);
+        std::vector<size_t> out;
+        for (const size_t expert : table_port("experts"))
+            if (const std::set<size_t> heard = data_of(expert);
+                agree(expert, head) && std::includes(data.begin(), data.end(), heard.begin(), heard.end()))
+                out.push_back(expert);
+        return out;
+    }
+
+    /// The plugin that an encoder comes from; null where that can't be told.
+    const ItemInfo* item_of(size_t encoder) const {
+        for (size_t at = encoder;;) {
+            if (node(at).item != nullptr) return node(at).item;
+            std::vector<size_t> from = port_of(node(at), "encoder");
+            if (from.empty()) from = port_of(node(at), "base");
+            if (from.empty()) return nullptr;
+            at = from[0];
+        }
+    }
+
+    /// The gap to joint training speaks of merging only if everything else is equal.
+    void check_joint() const {
+        for (const size_t joint : table_port("joint")) {
+            const std::set<size_t> data = data_of(joint);
+            if (node(joint).type->name != "fine-tune" || data.empty()) continue;
+            std::vector<size_t> experts;
+            bool axes = table_port("joint").size() == 1;
+            for (const size_t expert : table_port("experts")) {
+                if (node(expert).type->name != "fine-tune" || !agree(joint, expert)) continue;
+                experts.push_back(expert);
+                axes |= share_an_axis(joint, expert);
+            }
+            // Folds that are written out have no axes to go by.
+            if (!axes)
+                std::erase_if(experts, [&](size_t expert) {
+                    const std::set<size_t> heard = data_of(expert);
+                    return std::none_of(heard.begin(), heard.end(), [&](size_t d) { return data.contains(d); });
+                });
+            if (experts.empty()) continue;
+            std::set<size_t> heard;
+            for (const size_t expert : experts) heard.merge(data_of(expert));
+            if (heard != data)
+                throw Error(Code::kInvalid,
+                            fmt::format("'{}' was trained on {}, but the experts it is compared with ({}) on {}; "
+                                        "expected the same clips",
+                                        node(joint).id, names_of(data), names_of(experts), names_of(heard)));
+            for (const size_t expert : experts) {
+                if (port_of(node(joint), "encoder") != port_of(node(expert), "encoder"))
+                    throw Error(Code::kInvalid,
+                                fmt::format("'{}' starts from {}, but the expert '{}' from {}; expected the same base",
+                                            node(joint).id, names_of(port_of(node(joint), "encoder")), node(expert).id,
+                                            names_of(port_of(node(expert), "encoder"))));
+                check_same_params(joint, expert);
             }
         }
     }
-    for (const auto& [joint, how] : own)
-        if (graph.nodes[joint].output() == port::kCheckpoint && !how.second.empty())
-            add_score(imply(graph, table, fmt::format("{}:joint.own{}.score", table.id, shared_axes(graph, joint)),
-                            evaluate_type, evaluated("joint", how.first), {{"model", {joint}}, {"data", how.second}}));
-    for (const size_t expert : port_of(table, "experts"))
-        add_score(imply(graph, table, fmt::format("{}:{}.score", table.id, graph.nodes[expert].id), evaluate_type,
-                        evaluated(kSpecialists, plain),
-                        {{"model", {expert}}, {"data", port_of(graph.nodes[expert], "data")}}));
-    graph.nodes[index].inputs["scores"] = scores;
+
+    void check_same_params(size_t joint, size_t expert) const {
+        std::set<std::string> names;
+        for (const size_t n : {joint, expert})
+            for (const auto& [name, value] : node(n).params.items()) names.insert(name);
+        for (const std::string& name : names) {
+            const Json a = node(joint).params.value(name, Json()), b = node(expert).params.value(name, Json());
+            auto text = [](const Json& value) { return value.is_null() ? std::string("nothing") : value.dump(); };
+            if (a != b)
+                throw Error(Code::kInvalid,
+                            fmt::format("'{}' and the expert '{}' are trained differently: '{}' is {} and {}; expected "
+                                        "the same, or the gap between them would not be that of merging",
+                                        node(joint).id, node(expert).id, name, text(a), text(b)));
+        }
+    }
+
+    /// Rows of controls, by name: what was trained on one fold each makes one row, called like the node without its
+    /// axes.
+    std::map<std::string, std::vector<size_t>> control_rows() const {
+        std::map<std::string, std::vector<size_t>> of_stem, rows;
+        for (const size_t control : table_port("controls")) of_stem[node(control).stem].push_back(control);
+        for (const auto& [stem, nodes] : of_stem) {
+            if (nodes.size() == 1 || !data_of(nodes[0]).empty())
+                rows[stem] = nodes;
+            else
+                for (const size_t n : nodes) rows[node(n).id] = {n};
+        }
+        for (const char* taken : {kBaseRow, kJointRow, kSpecialistsRow, kEnsembleRow, kRandomStepRow})
+            if (rows.contains(taken))
+                throw Error(
+                    Code::kInvalid,
+                    fmt::format("a control is called '{}', which is the name of another row; expected another name",
+                                taken));
+        return rows;
+    }
+
+    /// Without a network: what a model doesn't gain on it, it hasn't learned.
+    void imply_mel_statistics(std::map<std::string, std::vector<size_t>>& controls) {
+        const std::vector<size_t> bases = table_port("base");
+        if (bases.empty() || heads_.empty() || controls.contains(kMelRow)) return;
+        std::vector<size_t> there = bases;
+        for (const auto& [row, encoders] : controls) there.insert(there.end(), encoders.begin(), encoders.end());
+        for (const size_t encoder : there)
+            if (const ItemInfo* item = item_of(encoder); item != nullptr && item->id == kMelRow) return;
+        const ItemInfo* item = graph_.registry == nullptr ? nullptr : graph_.registry->find("encoder", kMelRow);
+        if (item == nullptr) {
+            missing_.push_back(
+                fmt::format("there is no control without a network: encoder:{} is not installed", kMelRow));
+            return;
+        }
+        // Windows of the same length, where the base says how long its are.
+        Json params = Json::object();
+        std::vector<Diagnostic> problems;
+        for (size_t at = bases[0]; at < graph_.nodes.size();) {
+            const std::vector<size_t> from = port_of(node(at), "encoder");
+            if (from.empty()) {
+                if (node(at).params.contains("window_seconds"))
+                    params["window_seconds"] = node(at).params["window_seconds"];
+                break;
+            }
+            at = from[0];
+        }
+        apply_schema(item->parameters, params, "", problems);
+        if (!problems.empty()) {
+            params = Json::object();
+            apply_schema(item->parameters, params, "", problems);
+        }
+        const size_t made = imply(fmt::format("{}:{}", table_.id, kMelRow), type_of("encoder"), params, {});
+        graph_.nodes[made].item = item;
+        controls[kMelRow] = {made};
+    }
+
+    /// A step of random direction, as long in each tensor as the merge's average: what any step of this size does.
+    void add_random_step(const Scored& scored) {
+        const size_t merged = port_of(node(scored.head), "encoder").at(0);
+        if (node(merged).type->name != "compose") return;
+        for (const Scored& other : heads_)
+            for (const size_t encoder : port_of(node(other.head), "encoder"))
+                if (node(encoder).type->name == "compose" &&
+                    node(encoder).params.dump().find("\"merger:random-step\"") != std::string::npos)
+                    return;  // the pipeline has its own
+        for (const char* id : {"average", "random-step"})
+            if (graph_.registry == nullptr || graph_.registry->find("merger", id) == nullptr) {
+                const std::string reason = fmt::format(
+                    "there is no random step of matched norm: merger:{} is not "
+                    "installed",
+                    id);
+                if (std::find(missing_.begin(), missing_.end(), reason) == missing_.end()) missing_.push_back(reason);
+                return;
+            }
+        Inputs inputs = node(merged).inputs;
+        std::sort(inputs["vectors"].begin(), inputs["vectors"].end());
+        const Json params = {{"stages", {{{"use", "merger:average"}}, {{"use", "merger:random-step"}}}}};
+        int number = 1;
+        const size_t before = graph_.nodes.size();
+        const size_t made = imply_once(fmt::format("{}:random-step", table_.id), shared_axes(merged, inputs),
+                                       type_of("compose"), params, inputs, &number);
+        if (made == before) graph_.nodes[made].seed = node(merged).seed;
+        const std::string row = number == 1 ? kRandomStepRow : fmt::format("{} {}", kRandomStepRow, number);
+        control_names_.insert(row);
+        repeat_head(row, scored, made);
+    }
+
+    /// A head of another kind for what a scored head is made of, with its pooling.
+    std::optional<Json> head_like(const Scored& scored, const char* kind) const {
+        const Json& schema = type_of("head").parameters.at("properties");
+        const Json& kinds = schema.at("kind").at("enum");
+        if (std::find(kinds.begin(), kinds.end(), kind) == kinds.end()) return std::nullopt;
+        Json params = {{"kind", kind}};
+        const Json& like = node(scored.head).params;
+        for (const char* name : {"pooling", "batch"})
+            if (like.contains(name) && (std::string_view(name) != "pooling" || std::string_view(kind) != kRawHeads))
+                params[name] = like.at(name);
+        std::vector<Diagnostic> problems;
+        apply_schema(type_of("head").parameters, params, "", problems);
+        return problems.empty() ? std::optional(params) : std::nullopt;
+    }
+
+    /// The base under the experts' heads, which looks like composition and is none, and the experts together.
+    void add_heads_of_experts() {
+        if (table_port("experts").empty()) return;
+        const std::vector<size_t> bases = table_port("base");
+        std::set<std::string> scored_kinds, own_kinds;
+        for (const Scored& scored : heads_)
+            (node(scored.head).params.value("own_encoders", false) ? own_kinds : scored_kinds)
+                .insert(kind_of(scored.head));
+        const bool any = std::any_of(kHeadsOfExperts.begin(), kHeadsOfExperts.end(),
+                                     [&](const char* kind) { return scored_kinds.contains(kind); });
+        for (const Scored& scored : heads_) {
+            const std::vector<size_t> experts = experts_of(scored.head);
+            if (experts.empty() || node(scored.head).params.value("own_encoders", false)) continue;
+            Inputs inputs = {{"data", port_of(node(scored.head), "data")}, {"experts", experts}};
+            if (!bases.empty() && !scored_kinds.contains(kRawHeads))
+                if (const auto params = head_like(scored, kRawHeads)) {
+                    Inputs on_base = inputs;
+                    on_base["encoder"] = {partner("base", bases, scored.head)};
+                    add_head(kBaseRow, scored, *params, on_base);
+                }
+            const std::string kind = kind_of(scored.head);
+            std::optional<Json> params;
+            if (of_experts(kind)) {
+                params = node(scored.head).params;
+                if (std::vector<size_t> shared = port_of(node(scored.head), "public"); !shared.empty())
+                    inputs["public"] = shared;
+            } else if (!any) {
+                params = head_like(scored, kGatedHeads);
+            }
+            if (!params || experts.size() < 2) continue;
+            if (own_kinds.contains(params->at("kind")) ||
+                !type_of("head").parameters.at("properties").contains("own_encoders"))
+                continue;
+            (*params)["own_encoders"] = true;
+            if (params->at("kind") == kGatedHeads) {
+                if (bases.empty()) continue;
+                inputs["encoder"] = {partner("base", bases, scored.head)};
+            }
+            add_head(kEnsembleRow, scored, *params, inputs);
+        }
+    }
+
+    /// The joint models with their own heads, scored as the heads that are compared with them.
+    void score_joint() {
+        const std::vector<size_t> joints = table_port("joint");
+        struct How {
+            size_t like = 0;
+            std::set<std::string> repeats;
+        };
+        std::map<size_t, How> own;
+        auto want = [&](size_t joint, size_t evaluate) {
+            own[joint].like = evaluate;
+            own[joint].repeats.insert(repeat_of(evaluate));
+        };
+        if (joints.size() == 1)
+            for (const size_t evaluate : evaluates_) want(joints[0], evaluate);
+        if (joints.size() > 1)
+            for (const Scored& scored : heads_) want(partner("joint", joints, scored.head), scored.evaluate);
+        for (const auto& [joint, how] : own) {
+            const std::vector<size_t> data = port_of(node(how.like), "data");
+            if (node(joint).output() != port::kCheckpoint || data.empty()) continue;
+            evaluate(
+                fmt::format("{}:joint.own{}.score", table_.id, in_brackets(shared_axes(joint, {{"own", {joint}}}))),
+                kJointRow, joint, data, node(how.like).params, how.repeats);
+        }
+    }
+
+    void score_experts() {
+        for (const size_t expert : table_port("experts")) {
+            Json like = {{"split", "test"}, {"row", ""}, {"batch", 16}};
+            std::set<std::string> repeats;
+            const std::set<size_t> heard = data_of(expert);
+            for (const size_t evaluate : evaluates_) {
+                like = node(evaluate).params;
+                const std::set<size_t> data = data_of(evaluate);
+                if (agree(expert, evaluate) && std::includes(data.begin(), data.end(), heard.begin(), heard.end()))
+                    repeats.insert(repeat_of(evaluate));
+            }
+            evaluate(fmt::format("{}:{}.score", table_.id, node(expert).id), kSpecialistsRow, expert,
+                     port_of(node(expert), "data"), like, repeats);
+        }
+    }
+
+    Graph& graph_;
+    const size_t index_;
+    const GraphNode table_;
+    std::vector<size_t> scores_;
+    std::vector<size_t> evaluates_;  ///< the scores of the text that are evaluations
+    std::vector<Scored> heads_;
+    std::map<size_t, std::set<std::string>> repeats_;  ///< implied evaluation → the repeats that asked for it
+    std::set<std::string> control_names_;
+    std::vector<std::string> missing_;
+};
+
+void expand_table(Graph& graph, size_t index) {
+    Expander(graph, index).run();
 }
 
 }  // namespace
@@ -233,15 +585,16 @@ NodeType table_type() {
                     .types = {"checkpoint", "encoder"},
                     .many = true,
                     .required = false,
-                    .summary = "trained on all groups' clips, one per fold; scored with its own head and with the "
-                               "models' heads"},
+                    .summary =
+                        "trained on all groups' clips as the experts are on theirs, one per fold and seed; scored "
+                        "with its own head and with the models' heads"},
                    {.name = "base",
                     .types = {"encoder"},
                     .many = true,
                     .required = false,
                     .summary =
                         "the untouched base (one per fold, if it was trained on the folds' data); scored with the "
-                        "models' heads"},
+                        "models' heads, and with the experts' own"},
                    {.name = "controls",
                     .types = {"encoder", "checkpoint"},
                     .many = true,
@@ -251,7 +604,7 @@ NodeType table_type() {
                     .types = {"checkpoint"},
                     .many = true,
                     .required = false,
-                    .summary = "the specialists; scored within their groups"}},
+                    .summary = "the specialists; scored within their groups, and all together as an ensemble"}},
         .output = std::string(port::kReport),
         .parameters = Json::parse(R"({
             "type": "object",

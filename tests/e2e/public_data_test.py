@@ -172,7 +172,7 @@ class PublicData(unittest.TestCase):
                 run = self.run_pipeline(name, settings, "--set", "expert.epochs=1")
                 self.check_clips(expected)
                 for word in ("specialists", "specialist", "base"):
-                    self.assertIn(f"\n{word} ", run.stdout)
+                    self.assertIn(f"\n  {word} ", run.stdout)
                 self.assertTrue((self.folder.path / "run" / "nodes" / "vector" / "task_vector.safetensors").exists())
 
     def test_clips_of_a_tape_stay_together(self):

@@ -172,9 +172,9 @@ TEST_CASE("paired differences, against a hand calculation") {
         CHECK(d.at("recordings") == 2);
     }
     CHECK(table.to_compare_csv() ==
-          "a,b,figure,group,clips,recordings,difference,low,high\n"
-          "wins · ridge,fails · ridge,within,all,4,2,50.00,0.00,100.00\n"
-          "wins · ridge,fails · ridge,within,bird,4,2,50.00,0.00,100.00\n");
+          "a,b,figure,group,clips,recordings,difference,low,high,repeats_low,repeats_high\n"
+          "wins · ridge,fails · ridge,within,all,4,2,50.00,0.00,100.00,,\n"
+          "wins · ridge,fails · ridge,within,bird,4,2,50.00,0.00,100.00,,\n");
     CHECK(table.to_text().find("+50.0 [+0.0, +100.0]") != std::string::npos);
     CHECK(table.to_markdown().find("| wins · ridge | fails · ridge | within | 4 |") != std::string::npos);
     for (const auto& cells : table.compare_cells) CHECK(cells.size() == table.compare_header.size());
@@ -206,4 +206,168 @@ TEST_CASE("controls stand last and are no systems") {
     CHECK(table.cells.back()[0] == "mel-statistics");
     CHECK(table.json.at("system_gap").at("row") == "average");
     CHECK(find(table, "mel-statistics", "ridge").at("gain_on_base").at("mean") == Approx(0.4));
+}
+
+namespace {
+
+/// A row of trainings, each with its repeat's name.
+TableRow repeats(std::vector<std::pair<std::string, Predictions>> parts) {
+    TableRow out{parts.front().second.row, parts.front().second.head, false, {}};
+    for (auto& [name, part] : parts) {
+        part.repeat = name;
+        out.parts.push_back(std::move(part));
+    }
+    return out;
+}
+
+const std::vector<std::string> kTwo = {"a", "b"};
+
+/// Four clips in two recordings, all of label a but the last; `answers` like "aaab".
+Predictions answers(const std::string& row, const std::string& answers) {
+    std::vector<std::tuple<std::string, std::string, std::string>> clips;
+    for (size_t i = 0; i < 4; ++i)
+        clips.emplace_back(i < 2 ? "r1" : "r2", i == 3 ? "b" : "a", std::string(1, answers[i]));
+    Predictions p = part(row, kTwo, clips);
+    for (ClipPrediction& clip : p.clips) clip.rank = clip.rank_within = clip.predicted == clip.truth ? 1 : 6;
+    return p;
+}
+
+}  // namespace
+
+TEST_CASE("repeats of one model are one row of means") {
+    // Right: joint 4 and 2 of 4, in the second all of r1 and none of r2; base 1 of 4, once.
+    const TableRow joint = repeats({{"0", answers("joint", "aaab")}, {"1", answers("joint", "aaba")}});
+    const TableRow base = repeats({{"", answers("base", "abba")}});
+    const Table table = make_table({joint, base}, {"joint", "base", {}, {}}, 1000, 1);
+    const Json &j = find(table, "joint", "ridge"), &b = find(table, "base", "ridge");
+    CHECK(j.at("clips") == 4);
+    CHECK(j.at("repeats") == 2);
+    CHECK(j.at("union_accuracy") == Approx(0.75));
+    CHECK(j.at("top_5") == Approx(0.75));
+    // F1 of repeat 0: 1; of repeat 1: a has 2 hits of 3 truths and 3 answers, 2/3; b none.
+    CHECK(j.at("macro_f1") == Approx((1 + (2.0 / 3) / 2) / 2));
+    CHECK(table.json.at("repeats") == 2);
+    CHECK(table.json.at("clips") == 4);
+    CHECK(table.json.at("folds") == 1);
+    // Per clip the means are 1, 1, 1/2, 1/2 against 1, 0, 0, 0: r1 has +1/2 and r2 +1/2.
+    const Json& gap = b.at("gap_union");
+    CHECK(gap.at("mean") == Approx(0.5));
+    CHECK(gap.at("low") == Approx(0.5));
+    CHECK(gap.at("high") == Approx(0.5));
+    CHECK(gap.at("repeats") == Json({{"0", 0.75}, {"1", 0.25}}));
+    CHECK(table.to_csv().find("+25.0 … +75.0") != std::string::npos);
+    CHECK(table.to_text().find("+25.0 … +75.0") != std::string::npos);
+    CHECK(table.to_text().find("means of up to 2 repeats, 1 of base.") != std::string::npos);
+    CHECK(table.confusion_csv ==
+          "row,head,truth,predicted,clips\n"
+          "joint,ridge,a,a,2.5000\njoint,ridge,a,b,0.5000\njoint,ridge,b,a,0.5000\njoint,ridge,b,b,0.5000\n"
+          "base,ridge,a,a,1\nbase,ridge,a,b,2\nbase,ridge,b,a,1\n");
+    CHECK(table.species_csv ==
+          "row,head,group,species,clips,recordings,recall_within,recall_union,precision,f1\n"
+          "joint,ridge,bird,a,3,2,0.8333,0.8333,0.8333,0.8333\njoint,ridge,bird,b,1,1,0.5000,0.5000,0.5000,0.5000\n"
+          "base,ridge,bird,a,3,2,0.3333,0.3333,0.5000,0.4000\nbase,ridge,bird,b,1,1,0.0000,0.0000,0.0000,0.0000\n");
+}
+
+TEST_CASE("repeats are paired by name, and with the mean where the other side has none") {
+    const TableRow joint =
+        repeats({{"0", answers("joint", "aaab")}, {"1", answers("joint", "aaba")}, {"2", answers("joint", "bbba")}});
+    const TableRow merge = repeats({{"0", answers("m", "aaaa")}, {"1", answers("m", "bbba")}});
+    const Table table =
+        make_table({joint, merge}, {"joint", "", {}, {}}, 200, 1, {{"m · ridge", "joint · ridge", false}});
+    // 0: 4/4 − 3/4; 1: 2/4 − 0; 2: 0 against the mean of 3/4 and 0.
+    const Json& gap = find(table, "m", "ridge").at("gap_union");
+    CHECK(gap.at("repeats") == Json({{"0", 0.25}, {"1", 0.5}, {"2", -0.375}}));
+    CHECK(gap.at("mean") == Approx(0.5 - 0.375));
+    CHECK(table.to_compare_csv().find(",-50.00,37.50\n") != std::string::npos);
+}
+
+TEST_CASE("folds and repeats together, and what can't be") {
+    auto of = [](const std::string& recording, const std::string& answer) {
+        return part("x", kTwo, {{recording, "a", answer}});
+    };
+    TableRow row = repeats({{"0", of("r1", "a")}, {"0", of("r2", "a")}, {"1", of("r1", "b")}, {"1", of("r2", "a")}});
+    const Table table = make_table({row}, {}, 200, 1);
+    CHECK(find(table, "x", "ridge").at("union_accuracy") == Approx(0.75));
+    CHECK(table.json.at("folds") == 2);
+    row.parts[3].repeat = "0";
+    CHECK_THROWS_WITH(make_table({row}, {}, 200, 1), Catch::Contains("and the repeat '0'") &&
+                                                         Catch::Contains("r2.wav") && Catch::Contains("\"repeat\""));
+    row.parts.pop_back();  // repeat 1 lacks the second fold
+    CHECK(find(make_table({row}, {}, 200, 1), "x", "ridge").at("union_accuracy") == Approx((0.5 + 1) / 2));
+    CHECK(make_table({row}, {}, 200, 1).to_text().find("repeat '1' of x · ridge was scored on 1 of its 2 clips") !=
+          std::string::npos);
+}
+
+TEST_CASE("many models and heads: the matrix, the heads' lines, and what is best without pooled clips") {
+    auto with = [](const std::string& model, const std::string& head, int right) {
+        Predictions p = predictions(model, head, 10, right, 0);
+        p.sends = head == "probe" ? "clips" : head == "gated" ? "own heads, sums" : "sums";
+        p.pools_clips = head == "probe";
+        return row(p, model == "joint");
+    };
+    const Table table = make_table(
+        {with("joint", "ridge", 8), with("joint", "gated", 7), with("joint", "probe", 9), with("joint", "own", 9),
+         with("base", "ridge", 5), with("base", "gated", 6), with("base", "probe", 7), with("average", "ridge", 6),
+         with("average", "gated", 6), with("average", "probe", 9), with("iso", "ridge", 7), with("iso", "gated", 5),
+         with("ensemble", "gated", 8), with("random step", "ridge", 10)},
+        {"joint", "base", {"random step"}, {"no mel statistics here"}}, 200, 1);
+    CHECK(table.matrix_header == std::vector<std::string>{"model", "own", "gated", "ridge", "probe"});
+    CHECK(table.matrix_cells.front() == std::vector<std::string>{"joint", "90.0", "70.0", "80.0", "90.0"});
+    CHECK(table.matrix_cells.at(1) == std::vector<std::string>{"ensemble", "–", "80.0", "–", "–"});
+    CHECK(table.matrix_cells.back()[0] == "random step");
+    CHECK(table.json.at("matrix")[2].at("model") == "average");
+    CHECK(table.json.at("matrix")[2].at("union_accuracy").at("probe") == Approx(0.9));
+    // Rows of one head together: own, then gated and ridge, and probe, which needs all clips, last.
+    std::vector<std::string> order;
+    for (const auto& cells : table.cells)
+        if (order.empty() || order.back() != cells[1]) order.push_back(cells[1]);
+    CHECK(order == std::vector<std::string>{"own", "gated", "ridge", "probe"});
+    CHECK(table.narrow_groups.at(1) == std::pair<size_t, std::string>(1, "gated; contributors send own heads, sums"));
+    // The ensemble is a system, but no merge; the random step is neither.
+    REQUIRE(table.heads_cells.size() == 3);
+    CHECK(std::vector(table.heads_cells[1].begin(), table.heads_cells[1].begin() + 6) ==
+          std::vector<std::string>{"ridge", "sums", "iso", "70.0", "50.0", "80.0"});
+    CHECK(table.heads_cells[1][6].find("+10.0 [") == 0);
+    CHECK(table.heads_cells[1][7].find("+20.0 [") == 0);
+    CHECK(table.heads_cells[0][2] == "average");
+    CHECK(table.json.at("best_without_pooled_clips").at("row") == "ensemble");
+    CHECK(table.json.at("system_gap").at("gap").at("mean") == Approx(0.1));
+    CHECK(find(table, "average", "probe").at("pools_clips") == true);
+    CHECK(find(table, "joint", "ridge").at("sends") == "clips");
+    const std::string text = table.to_text(), markdown = table.to_markdown();
+    CHECK(text.find("best on these clips without pooled clips: ensemble · gated with 80.0") != std::string::npos);
+    CHECK(text.find("no mel statistics here") != std::string::npos);
+    CHECK(text.find("\n\nridge; contributors send sums\n  joint") != std::string::npos);
+    CHECK(markdown.find("| model | own | gated | ridge | probe |") != std::string::npos);
+    for (const auto& cells : table.cells) CHECK(cells.size() == table.header.size());
+    for (const auto& cells : table.narrow_cells) CHECK(cells.size() == table.narrow_header.size());
+    for (const auto& cells : table.heads_cells) CHECK(cells.size() == table.heads_header.size());
+}
+
+TEST_CASE("how many intervals leave out zero") {
+    // Every clip differs in one, none in the other.
+    const Table table =
+        make_table({row(predictions("joint", "ridge", 6, 6, 0), true), row(predictions("m", "ridge", 6, 0, 0)),
+                    row(predictions("n", "ridge", 6, 6, 0)), row(predictions("base", "ridge", 6, 6, 0)),
+                    row(predictions("c", "ridge", 6, 0, 0))},
+                   {"joint", "base", {"c"}, {}}, 200, 1);
+    CHECK(table.json.at("intervals_without_zero") ==
+          Json::parse(R"({"gaps": {"of": 3, "above_zero": 1, "below_zero": 0},
+                          "gains": {"of": 2, "above_zero": 0, "below_zero": 1}})"));
+    CHECK(table.to_text().find(
+              "leaves out zero for 1 of 3 gaps (1 above, 0 below) and 1 of 2 gains (0 above, 1 below)") !=
+          std::string::npos);
+}
+
+TEST_CASE("specialists gain on a base whose head is made from sums, and have no union anywhere") {
+    Predictions specialist = predictions("specialists", "own", 10, 9, 0);
+    specialist.model_groups = {"frog"};
+    specialist.clips.resize(10);
+    specialist.groups = {{"frog", {0, 1}}};
+    Predictions own = predictions("base", "concatenate.raw", 10, 2, 0), sums = predictions("base", "ridge", 10, 5, 0);
+    own.sends = "own heads";
+    sums.sends = "sums";
+    const Table table = make_table({row(specialist), row(own), row(sums)}, {"", "base", {}, {}}, 200, 1);
+    CHECK(find(table, "specialists", "own").at("gain_within").at("mean") == Approx(0.4));
+    CHECK(table.species_csv.find("specialists,own,frog,a,5,5,1.0000,,,\n") != std::string::npos);
 }

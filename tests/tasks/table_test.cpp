@@ -10,6 +10,29 @@ using namespace biophony;
 
 namespace {
 
+/// The real node types; heads and evaluations have what the table needs to know of them. Checks of plugins are left
+/// out.
+const NodeTypes& types_here() {
+    static const NodeTypes types = [] {
+        NodeTypes out;
+        for (NodeType type : node_types().all()) {
+            Json& properties = type.parameters["properties"];
+            if (type.name == "head") {
+                properties["kind"]["enum"] = {"ridge", "lda",  "concatenate.raw", "concatenate.public",
+                                              "gated", "probe"};
+                properties["own_encoders"] = {{"type", "boolean"}};
+                properties["pooling"] = {{"enum", {"mean", "bands"}}};
+                for (PortSpec& port : type.inputs) port.required &= port.name != "encoder";
+            }
+            if (type.name == "evaluate") properties["repeat"] = {{"type", {"string", "number"}}, {"default", ""}};
+            if (type.name != "dataset" && type.name != "table") type.check = nullptr, type.expand = nullptr;
+            out.add(std::move(type));
+        }
+        return out;
+    }();
+    return types;
+}
+
 /// `change` may spoil the pipeline; file names don't matter to the graph.
 Graph graph_of(const std::function<void(Json&)>& change, std::string& told) {
     Json pipeline = Json::parse(R"({
@@ -36,7 +59,7 @@ Graph graph_of(const std::function<void(Json&)>& change, std::string& told) {
     change(pipeline);
     static const Registry registry = fake::registry();
     std::vector<Diagnostic> problems;
-    Graph graph = make_graph(pipeline.dump(), "/tmp/p.json", {}, node_types(), registry, problems);
+    Graph graph = make_graph(pipeline.dump(), "/tmp/p.json", {}, types_here(), registry, problems);
     told.clear();
     for (const Diagnostic& problem : problems) told += problem.text() + "\n";
     return graph;
@@ -81,8 +104,8 @@ TEST_CASE("each fold's heads are repeated on the base, the fold's joint model an
         CHECK(sources(graph, "table:expert[frog," + fold.substr(1) + ".score", "data") ==
               std::set{"clips[frog," + fold.substr(1)});
     }
-    // 3 folds: the model, joint's own, 2 specialists, and the 4 encoders.
-    CHECK(sources(graph, "table", "scores").size() == 3 * (1 + 1 + 2 + 4));
+    // 3 folds: the model, joint's own, 2 specialists, the 4 encoders, the experts' heads on the base and together.
+    CHECK(sources(graph, "table", "scores").size() == 3 * (1 + 1 + 2 + 4 + 1 + 1));
     CHECK(graph.nodes[graph.index_of("table")].params.at("control_rows") == Json({"mel-statistics", "random-start"}));
 }
 
@@ -156,4 +179,270 @@ TEST_CASE("folds that don't fit together are told") {
                    with["split"]["fold"] = {{"param", "which"}};
                }),
                Catch::Contains("another one in each fold"));
+}
+
+namespace {
+
+/// Two folds and two seeds of experts, joint models and merges, scored with several heads.
+Graph repeated_graph(const std::function<void(Json&)>& change, std::string& told, bool plugins = true) {
+    Json pipeline = Json::parse(R"({
+        "biophony": 1,
+        "axes": {"taxon": ["bird", "frog"], "fold": [0, 1], "seed": [1, 2], "kind": ["ridge", "gated"]},
+        "nodes": {
+            "base": {"use": "encoder:beats"},
+            "clips[taxon,fold]": {"use": "dataset:folder", "with": {"folder": "/tmp",
+                "group_name": "{taxon}", "split": {"by": "folds", "folds": 3, "fold": "{fold}", "seed": 1}}},
+            "expert[taxon,seed,fold]": {"use": "fine-tune", "in": {"encoder": "base", "data": "clips[taxon,fold]"}, "seed": "{seed}"},
+            "vector[taxon,seed,fold]": {"use": "task-vector", "in": {"base": "base", "model": "expert[taxon,seed,fold]"}},
+            "joint[seed,fold]": {"use": "fine-tune", "in": {"encoder": "base", "data": ["clips[*,fold]"]}, "seed": "{seed}"},
+            "merged[seed,fold]": {"use": "compose", "in": {"base": "base", "vectors": ["vector[*,seed,fold]"]},
+                "with": {"stages": [{"use": "merger:average"}]}, "seed": "{seed}"},
+            "model[kind,seed,fold]": {"use": "head", "in": {"encoder": "merged[seed,fold]", "data": ["clips[*,fold]"],
+                "experts": ["expert[*,seed,fold]"]}, "with": {"kind": "{kind}"}},
+            "score[kind,fold,seed]": {"use": "evaluate", "in": {"model": "model[kind,seed,fold]", "data": ["clips[*,fold]"]},
+                "with": {"row": "average", "repeat": "{seed}"}},
+            "table": {"use": "table", "in": {"scores": ["score[*,*,*]"], "joint": ["joint[*,*]"], "base": "base",
+                "experts": ["expert[*,*,*]"]}}
+        }
+    })");
+    change(pipeline);
+    static const Registry with = [] {
+        PluginFile file = fake::registry().files().front();
+        file.items.push_back(fake::item("merger", "random-step", R"({"type": "object", "properties": {}})"));
+        file.items.push_back(fake::item(
+            "encoder", "mel-statistics",
+            R"({"type": "object", "properties": {"window_seconds": {"type": "number", "minimum": 0.2, "default": 5}}})"));
+        return Registry::of({file});
+    }();
+    static const Registry without = fake::registry();
+    std::vector<Diagnostic> problems;
+    Graph graph = make_graph(pipeline.dump(), "/tmp/p.json", {}, types_here(), plugins ? with : without, problems);
+    told.clear();
+    for (const Diagnostic& problem : problems) told += problem.text() + "\n";
+    return graph;
+}
+
+std::string repeated_told(const std::function<void(Json&)>& change) {
+    std::string told;
+    repeated_graph(change, told);
+    return told;
+}
+
+const GraphNode& node_of(const Graph& graph, const std::string& id) {
+    INFO(id);
+    REQUIRE(graph.index_of(id) < graph.nodes.size());
+    return graph.nodes[graph.index_of(id)];
+}
+
+bool has(const Graph& graph, const std::string& id) {
+    return graph.index_of(id) < graph.nodes.size();
+}
+
+using Names = std::set<std::string>;
+
+}  // namespace
+
+TEST_CASE("seeds: each model has its own partner, and what doesn't depend on them is made once") {
+    std::string told;
+    const Graph graph = repeated_graph([](Json&) {}, told);
+    REQUIRE(told == "");
+    for (const std::string fold : {"0", "1"}) {
+        CHECK(sources(graph, "table:base.ridge[" + fold + "]", "encoder") == Names{"base"});
+        CHECK_FALSE(node_of(graph, "table:base.ridge[" + fold + "]").inputs.contains("experts"));
+        CHECK(node_of(graph, "table:base.ridge[" + fold + "].score").params.at("repeat") == "");
+        for (const std::string seed : {"1", "2"}) {
+            const std::string at = "[" + fold + "," + seed + "]", other = "[" + seed + "," + fold + "]";
+            CHECK(sources(graph, "table:joint.ridge" + at, "encoder") == Names{"joint" + other});
+            CHECK(node_of(graph, "table:joint.ridge" + at + ".score").params.at("repeat") == seed);
+            CHECK(node_of(graph, "table:joint.ridge" + at + ".score").params.at("row") == "joint");
+            CHECK(node_of(graph, "table:joint.own" + at + ".score").params.at("repeat") == seed);
+            CHECK(sources(graph, "table:joint.own" + at + ".score", "model") == Names{"joint" + other});
+            CHECK(node_of(graph, "table:expert[frog," + seed + "," + fold + "].score").params.at("repeat") == seed);
+            // The gate's heads are the seed's experts', on the base too.
+            CHECK(sources(graph, "table:base.gated" + at, "experts") ==
+                  Names{"expert[bird," + seed + "," + fold + "]", "expert[frog," + seed + "," + fold + "]"});
+            CHECK(node_of(graph, "table:base.gated" + at + ".score").params.at("repeat") == seed);
+        }
+    }
+    // No row has a clip twice in one repeat: row, head, fold and repeat tell all scores apart.
+    std::set<std::tuple<std::string, std::string, std::string, Names>> rows;
+    for (const std::string& score : sources(graph, "table", "scores")) {
+        const GraphNode& node = node_of(graph, score);
+        const GraphNode& model = graph.nodes[node.inputs.at("model").front()];
+        const Json repeat = node.params.at("repeat");
+        CHECK(rows.emplace(node.params.at("row"), model.params.value("kind", "own"),
+                           repeat.is_string() ? repeat.get<std::string>() : repeat.dump(),
+                           sources(graph, score, "data"))
+                  .second);
+    }
+    std::set<std::string> ids;
+    for (const GraphNode& node : graph.nodes) CHECK(ids.insert(node.id).second);
+}
+
+TEST_CASE("one of several seeds alone has the names that it has among them") {
+    std::string told;
+    const Graph all = repeated_graph([](Json&) {}, told);
+    const Graph one = repeated_graph([](Json& p) { p["axes"]["seed"] = {2}, p["axes"]["fold"] = {1}; }, told);
+    REQUIRE(told == "");
+    for (const GraphNode& node : one.nodes) {
+        INFO(node.id);
+        REQUIRE(has(all, node.id));
+        const GraphNode& same = all.nodes[all.index_of(node.id)];
+        CHECK((same.params == node.params || node.type->name == "evaluate" || node.type->name == "table"));
+        if (node.type->name != "table")
+            for (const auto& [port, nodes] : node.inputs)
+                CHECK(sources(one, node.id, port.c_str()) == sources(all, node.id, port.c_str()));
+    }
+}
+
+TEST_CASE("a random step for each set of vectors, with all heads") {
+    std::string told;
+    const Graph graph = repeated_graph([](Json&) {}, told);
+    const GraphNode& step = node_of(graph, "table:random-step[0,2]");
+    CHECK(step.type->name == "compose");
+    CHECK(step.params.at("stages") == Json::parse(R"([{"use": "merger:average"}, {"use": "merger:random-step"}])"));
+    CHECK(step.seed == 2);
+    CHECK(sources(graph, step.id, "vectors") == Names{"vector[bird,2,0]", "vector[frog,2,0]"});
+    for (const std::string kind : {"ridge", "gated"}) {
+        CHECK(sources(graph, "table:random step." + kind + "[0,2]", "encoder") == Names{step.id});
+        CHECK(node_of(graph, "table:random step." + kind + "[0,2].score").params.at("repeat") == "2");
+    }
+    CHECK(node_of(graph, "table").params.at("control_rows") == Json({"mel-statistics", "random step"}));
+    CHECK_FALSE(node_of(graph, "table").params.contains("missing_rows"));
+
+    // Another method on the same vectors shares it; another set of vectors is another row.
+    auto change = [](const char* vectors) {
+        return [vectors](Json& p) {
+            p["axes"]["fold"] = {0};
+            Json more = {{"use", "compose"}, {"in", {{"base", "base"}, {"vectors", {vectors}}}}};
+            more["with"] = {{"stages", {{{"use", "merger:ties.global"}}}}};
+            p["nodes"]["other[seed,fold]"] = more;
+            p["nodes"]["other-model[seed,fold]"] = {
+                {"use", "head"}, {"in", {{"encoder", "other[seed,fold]"}, {"data", {"clips[*,fold]"}}}}};
+            p["nodes"]["other-score[seed,fold]"] = {
+                {"use", "evaluate"},
+                {"in", {{"model", "other-model[seed,fold]"}, {"data", {"clips[*,fold]"}}}},
+                {"with", {{"row", "other"}, {"repeat", "{seed}"}}}};
+            p["nodes"]["table"]["in"]["scores"].push_back("other-score[*,*]");
+        };
+    };
+    const Graph same = repeated_graph(change("vector[*,seed,fold]"), told);
+    REQUIRE(told == "");
+    CHECK_FALSE(has(same, "table:random-step.2[0,1]"));
+    CHECK_FALSE(has(same, "table:base.ridge.2[0]"));
+    const Graph fewer = repeated_graph(change("vector[bird,seed,fold]"), told);
+    REQUIRE(told == "");
+    CHECK(sources(fewer, "table:random-step.2[0,1]", "vectors") == Names{"vector[bird,1,0]"});
+    CHECK(node_of(fewer, "table:random step 2.ridge[0,1].score").params.at("row") == "random step 2");
+    // Who has one in the text gets no other.
+    const Graph own = repeated_graph(
+        [](Json& p) {
+            p["nodes"]["merged[seed,fold]"]["with"]["stages"].push_back({{"use", "merger:random-step"}});
+        },
+        told);
+    REQUIRE(told == "");
+    CHECK_FALSE(has(own, "table:random-step[0,1]"));
+}
+
+TEST_CASE("mel statistics get the heads that fit another architecture") {
+    std::string told;
+    const Graph graph = repeated_graph([](Json&) {}, told);
+    const GraphNode& mel = node_of(graph, "table:mel-statistics");
+    REQUIRE(mel.item != nullptr);
+    CHECK(mel.item->id == "mel-statistics");
+    CHECK(mel.params.at("window_seconds") == 5);
+    CHECK(sources(graph, "table:mel-statistics.ridge[0]", "encoder") == Names{"table:mel-statistics"});
+    CHECK(node_of(graph, "table:mel-statistics.ridge[0].score").params.at("repeat") == "");
+    CHECK_FALSE(has(graph, "table:mel-statistics.gated[0,1]"));
+    // A random start of the base's architecture gets all; the pipeline's own mel statistics are enough.
+    const Graph given = repeated_graph(
+        [](Json& p) {
+            p["nodes"]["mel"] = {{"use", "encoder:mel-statistics"}, {"with", {{"window_seconds", 3}}}};
+            p["nodes"]["chance[seed]"] = {{"use", "encoder:beats"}, {"seed", "{seed}"}};
+            p["nodes"]["table"]["in"]["controls"] = {"mel", "chance[*]"};
+        },
+        told);
+    REQUIRE(told == "");
+    CHECK_FALSE(has(given, "table:mel-statistics"));
+    CHECK(has(given, "table:mel.ridge[0]"));
+    CHECK_FALSE(has(given, "table:mel.gated[0,1]"));
+    CHECK(has(given, "table:chance[1].gated[0,1]"));
+
+    const Graph without = repeated_graph([](Json&) {}, told, false);
+    REQUIRE(told == "");
+    CHECK_FALSE(has(without, "table:mel-statistics"));
+    CHECK_THAT(node_of(without, "table").params.at("missing_rows").dump(),
+               Catch::Contains("encoder:mel-statistics is not installed") &&
+                   Catch::Contains("merger:random-step is not installed"));
+}
+
+TEST_CASE("the experts' heads on the base, and the experts together") {
+    std::string told;
+    const Graph graph = repeated_graph([](Json&) {}, told);
+    const GraphNode& raw = node_of(graph, "table:base.concatenate.raw[0,1]");
+    CHECK(raw.params.at("kind") == "concatenate.raw");
+    CHECK(sources(graph, raw.id, "encoder") == Names{"base"});
+    CHECK(sources(graph, raw.id, "experts") == Names{"expert[bird,1,0]", "expert[frog,1,0]"});
+    CHECK(node_of(graph, raw.id + ".score").params.at("repeat") == "1");
+    CHECK(node_of(graph, raw.id + ".score").params.at("row") == "base");
+    const GraphNode& ensemble = node_of(graph, "table:ensemble.gated[0,1]");
+    CHECK(ensemble.params.at("own_encoders") == true);
+    CHECK(sources(graph, ensemble.id, "encoder") == Names{"base"});
+    CHECK(node_of(graph, ensemble.id + ".score").params.at("row") == "ensemble");
+
+    // Scored concatenations stand on the base already, and are the ensemble's heads, which need no encoder.
+    const Graph concatenated = repeated_graph(
+        [](Json& p) {
+            p["axes"]["kind"] = {"ridge", "concatenate.raw", "concatenate.public"};
+        },
+        told);
+    REQUIRE(told == "");
+    CHECK_FALSE(has(concatenated, "table:ensemble.gated[0,1]"));
+    for (const std::string kind : {"concatenate.raw", "concatenate.public"}) {
+        CHECK(has(concatenated, "table:base." + kind + "[0,1]"));
+        CHECK_FALSE(has(concatenated, "table:base." + kind + ".2[0,1]"));
+        CHECK_FALSE(node_of(concatenated, "table:ensemble." + kind + "[0,1]").inputs.contains("encoder"));
+    }
+    // None of them is scored, and the head knows no experts: the table does.
+    const Graph plain = repeated_graph(
+        [](Json& p) {
+            p["axes"]["kind"] = {"ridge"};
+            p["nodes"]["model[kind,seed,fold]"]["in"].erase("experts");
+            p["nodes"]["model[kind,seed,fold]"]["with"]["pooling"] = "bands";
+        },
+        told);
+    REQUIRE(told == "");
+    CHECK(sources(plain, "table:ensemble.gated[1,2]", "experts") == Names{"expert[bird,2,1]", "expert[frog,2,1]"});
+    CHECK(node_of(plain, "table:ensemble.gated[1,2]").params.at("pooling") == "bands");
+    CHECK_FALSE(node_of(plain, "table:base.concatenate.raw[1,2]").params.contains("pooling"));
+    // Without experts there is neither.
+    const Graph none = repeated_graph([](Json& p) { p["nodes"]["table"]["in"].erase("experts"); }, told);
+    REQUIRE(told == "");
+    CHECK_FALSE(has(none, "table:ensemble.gated[0,1]"));
+    CHECK_FALSE(has(none, "table:base.concatenate.raw[0,1]"));
+}
+
+TEST_CASE("joint training that differs from the experts' is refused") {
+    CHECK_THAT(repeated_told([](Json& p) { p["nodes"]["joint[seed,fold]"]["with"]["epochs"] = 3; }),
+               Catch::Contains("'joint[1,0]' and the expert 'expert[bird,1,0]' are trained differently: 'epochs' is 3 "
+                               "and nothing"));
+    CHECK_THAT(
+        repeated_told([](Json& p) { p["nodes"]["expert[taxon,seed,fold]"]["with[frog,1,1]"]["recipe"] = "nihal2026"; }),
+        Catch::Contains("'joint[1,1]' and the expert 'expert[frog,1,1]'") &&
+            Catch::Contains("'recipe' is \"small\" and \"nihal2026\""));
+    CHECK_THAT(repeated_told([](Json& p) { p["nodes"]["table"]["in"]["experts"] = {"expert[bird,*,*]"}; }),
+               Catch::Contains("'joint[1,0]' was trained on 'clips[bird,0]', 'clips[frog,0]', but the experts it is "
+                               "compared with ('expert[bird,1,0]') on 'clips[bird,0]'"));
+    CHECK_THAT(repeated_told([](Json& p) {
+                   p["nodes"]["other"] = {{"use", "encoder:beats"}, {"with", {{"depth", 3}}}};
+                   p["nodes"]["joint[seed,fold]"]["in"]["encoder"] = "other";
+               }),
+               Catch::Contains("'joint[1,0]' starts from 'other', but the expert 'expert[bird,1,0]' from 'base'"));
+    // Another seed is no other training; a joint model from elsewhere is the user's own affair.
+    CHECK(repeated_told([](Json& p) { p["nodes"]["joint[seed,fold]"]["seed"] = 77; }) == "");
+    CHECK(repeated_told([](Json& p) {
+              p["nodes"]["elsewhere"] = {{"use", "encoder:beats"}, {"with", {{"depth", 3}}}};
+              p["nodes"]["table"]["in"]["joint"] = "elsewhere";
+              p["nodes"].erase("joint[seed,fold]");
+          }) == "");
 }
