@@ -10,14 +10,14 @@
 namespace biophony {
 
 std::string Predictions::to_csv() const {
-    std::string out = "group,recording,file,start_s,end_s,truth,predicted,predicted_within,score\n";
+    std::string out = "group,recording,file,start_s,end_s,truth,predicted,predicted_within,score,rank,rank_within\n";
     for (const ClipPrediction& clip : clips)
         out += fmt::format(
-            "{},{},{},{},{},{},{},{},{}\n", csv_field(groups[static_cast<size_t>(clip.group)].name),
+            "{},{},{},{},{},{},{},{},{},{},{}\n", csv_field(groups[static_cast<size_t>(clip.group)].name),
             csv_field(clip.recording), csv_field(clip.file), clip.start_s, clip.end_s,
             csv_field(labels[static_cast<size_t>(clip.truth)]), csv_field(labels[static_cast<size_t>(clip.predicted)]),
             clip.predicted_within < 0 ? std::string() : csv_field(labels[static_cast<size_t>(clip.predicted_within)]),
-            clip.score);
+            clip.score, clip.rank, clip.rank_within);
     return out;
 }
 
@@ -27,17 +27,21 @@ Json Predictions::to_json() const {
         group_list.push_back({{"name", group.name}, {"classes", group.classes}});
     for (const ClipPrediction& clip : clips)
         clip_list.push_back({clip.group, clip.recording, clip.file, clip.start_s, clip.end_s, clip.truth,
-                             clip.predicted, clip.predicted_within, clip.score});
+                             clip.predicted, clip.predicted_within, clip.score, clip.rank, clip.rank_within});
     return {{"format", "biophony-predictions/0"},
             {"row", row},
             {"head", head},
             {"split", split},
+            {"repeat", repeat},
+            {"sends", sends},
+            {"pools_clips", pools_clips},
             {"labels", labels},
             {"model_groups", model_groups},
             {"groups", group_list},
             {"unseen", unseen},
             {"columns",
-             {"group", "recording", "file", "start_s", "end_s", "truth", "predicted", "predicted_within", "score"}},
+             {"group", "recording", "file", "start_s", "end_s", "truth", "predicted", "predicted_within", "score",
+              "rank", "rank_within"}},
             {"clips", clip_list}};
 }
 
@@ -46,6 +50,9 @@ Predictions Predictions::from_json(const Json& json) {
     out.row = json.at("row");
     out.head = json.at("head");
     out.split = json.at("split");
+    out.repeat = json.at("repeat");
+    out.sends = json.at("sends");
+    out.pools_clips = json.at("pools_clips");
     out.labels = json.at("labels").get<std::vector<std::string>>();
     out.model_groups = json.at("model_groups").get<std::vector<std::string>>();
     out.unseen = json.at("unseen").get<std::map<std::string, int>>();
@@ -53,7 +60,7 @@ Predictions Predictions::from_json(const Json& json) {
         out.groups.push_back({group.at("name"), group.at("classes").get<std::vector<int>>()});
     for (const Json& clip : json.at("clips"))
         out.clips.push_back({clip.at(0), clip.at(1), clip.at(2), clip.at(3), clip.at(4), clip.at(5), clip.at(6),
-                             clip.at(7), clip.at(8)});
+                             clip.at(7), clip.at(8), clip.at(9), clip.at(10)});
     return out;
 }
 

@@ -20,6 +20,8 @@ struct ClipPrediction {
     int predicted = -1;         ///< argmax over all classes of the model
     int predicted_within = -1;  ///< argmax over the classes of the clip's group
     double score = 0;           ///< of the predicted class, as the head gives it
+    int rank = 0;               ///< of the truth among all classes, 1 = best; of equal scores the higher class first
+    int rank_within = 0;        ///< among the classes of the clip's group
 
     /// The same clip in another model's predictions has the same key.
     std::tuple<std::string, double, double> key() const { return {file, start_s, end_s}; }
@@ -38,6 +40,9 @@ struct Predictions {
     std::vector<std::string> model_groups;  ///< whose clips the model's head has seen
     std::vector<PredictionGroup> groups;    ///< of the clips
     std::vector<ClipPrediction> clips;
+    std::string repeat;        ///< which of several trainings with other seeds; "" = the only one
+    std::string sends;         ///< what contributors send for the head: "sums", "own heads", "class means", "clips"
+    bool pools_clips = false;  ///< the head needs several contributors' clips in one place
     std::map<std::string, int> unseen;  ///< clips left out because the model doesn't know their label
 
     /// One line per clip, RFC 4180.

@@ -113,9 +113,10 @@ Graph make_graph(std::string text, const std::filesystem::path& file, const Over
         node.where = definition.where(key.address);
         graph.nodes.push_back(std::move(node));
     }
-    // Node types may add nodes behind the ones of the text, which keep their numbers meanwhile.
-    const size_t of_the_text = graph.nodes.size();
-    for (size_t n = 0; n < of_the_text; ++n) {
+    // Node types may add nodes behind the ones of the text, which keep their numbers meanwhile; what is added may imply
+    // more.
+    graph.registry = &registry;
+    for (size_t n = 0; n < graph.nodes.size(); ++n) {
         if (!graph.nodes[n].type->expand) continue;
         const auto expand = graph.nodes[n].type->expand;
         try {

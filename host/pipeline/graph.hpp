@@ -39,6 +39,7 @@ struct Graph {
     std::string description;
     std::vector<GraphNode> nodes;  ///< every node stands behind its inputs
     Json effective;                ///< the pipeline as it will run, with overrides put in; can be run again by itself
+    const Registry* registry = nullptr;  ///< the plugins it was checked against
 
     size_t index_of(std::string_view id) const;  ///< nodes.size() where there is none
     /// The nodes that use node `n`'s result.

@@ -16,6 +16,7 @@ struct TorchRuntime {
     void (*run_encoder)(TaskContext&);
     void (*run_pretrain)(TaskContext&);
     void (*run_fine_tune)(TaskContext&);
+    void (*run_features)(TaskContext&);
     void (*run_head)(TaskContext&);
     void (*run_evaluate)(TaskContext&);
 };
