@@ -71,9 +71,11 @@ void print_item(const ItemInfo& item) {
 
 void print_node_type(const NodeType& type) {
     fmt::print("{}: {}\n", type.name, type.summary);
-    for (const PortSpec& port : type.inputs)
+    for (const PortSpec& port : type.inputs) {
+        if (port.implied) continue;
         fmt::print("  in   {}: {}{}{}{}\n", port.name, fmt::join(port.types, " or "), port.many ? ", one or more" : "",
                    port.required ? "" : ", optional", port.summary.empty() ? "" : "; " + port.summary);
+    }
     fmt::print("  out  {}\n", type.output);
     print_parameters(type.parameters, 2);
 }

@@ -1,6 +1,5 @@
 #include "learn/model_files.hpp"
 
-#include <ATen/ops/empty.h>
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -23,28 +22,6 @@ void HeadFile::save(const std::filesystem::path& file) const {
     for (const auto& [name, tensor] : {std::pair("weight", weight.contiguous()), std::pair("bias", bias.contiguous())})
         writer.write(name, 0, {static_cast<const std::byte*>(tensor.data_ptr()), tensor.nbytes()});
     writer.finish();
-}
-
-HeadFile HeadFile::load(const std::filesystem::path& file) {
-    const SafetensorsFile source = SafetensorsFile::open(file);
-    HeadFile out;
-    const Json card = Json::parse(source.metadata("biophony.head"), nullptr, false);
-    if (!card.is_object())
-        throw Error(Code::kRunFailed, "is no head file: it lacks the metadata 'biophony.head'",
-                    {.file = file.string()});
-    out.kind = card.at("kind");
-    out.labels = card.at("labels").get<std::vector<std::string>>();
-    out.groups = card.at("groups").get<std::vector<std::string>>();
-    out.pooling = pooling_from(card.value("pooling", "mean"));
-    auto tensor = [&](const char* name) {
-        const TensorInfo& info = source.require(name);
-        at::Tensor values = at::empty(info.shape, info.dtype == DType::kF64 ? at::kDouble : at::kFloat);
-        source.read(info, 0, {static_cast<std::byte*>(values.data_ptr()), values.nbytes()});
-        return values;
-    };
-    out.weight = tensor("weight");
-    out.bias = tensor("bias");
-    return out;
 }
 
 std::vector<ClipSet> load_sets(const std::vector<InputArtefact>& data) {
@@ -103,8 +80,8 @@ int64_t class_of(const std::vector<std::string>& labels, const std::string& labe
     return at != labels.end() && *at == label ? at - labels.begin() : -1;
 }
 
-void hand_on_encoder(const InputArtefact& from, const std::filesystem::path& out) {
-    const fs::path source = from.folder / "encoder.safetensors", target = out / "encoder.safetensors";
+void hand_on_encoder(const InputArtefact& from, const std::filesystem::path& out, const std::string& name) {
+    const fs::path source = from.folder / "encoder.safetensors", target = out / name;
     std::error_code problem;
     fs::create_hard_link(source, target, problem);
     if (problem) fs::copy_file(source, target);

@@ -14,8 +14,9 @@
 
 namespace biophony {
 
-/// head.safetensors: "weight" (C, D) and "bias" (C), float64 or float32; metadata "biophony.head": JSON with "kind",
-/// "labels", "groups" and "pooling" (a file without it: mean). D is what the pooling gives.
+/// A head that was trained with its encoder. head.safetensors: "weight" (C, D) and "bias" (C), float64 or float32;
+/// metadata "biophony.head": JSON with "kind", "labels", "groups" and "pooling" (a file without it: mean). D is what
+/// the pooling gives. Heads of all forms are HeadModel's, which reads this one, too.
 struct HeadFile {
     at::Tensor weight, bias;
     std::string kind;  ///< "own" (trained with the encoder), "ridge", "ridge, strength 0.1": what tables call it
@@ -24,7 +25,6 @@ struct HeadFile {
     Pooling pooling = Pooling::kMean;
 
     void save(const std::filesystem::path& file) const;
-    static HeadFile load(const std::filesystem::path& file);
 };
 
 /// All clip sets of a port, in order. Throws Error(kRunFailed) where two have the same group name,
@@ -39,7 +39,8 @@ std::vector<std::string> trained_labels(const std::vector<ClipSet>& sets);
 /// The place of a label in a sorted list of labels, or −1.
 int64_t class_of(const std::vector<std::string>& labels, const std::string& label);
 
-/// Makes `out/encoder.safetensors` from an input's, without copying where the file system allows.
-void hand_on_encoder(const InputArtefact& from, const std::filesystem::path& out);
+/// Makes `out/name` from an input's encoder.safetensors, without copying where the file system allows.
+void hand_on_encoder(const InputArtefact& from, const std::filesystem::path& out,
+                     const std::string& name = "encoder.safetensors");
 
 }  // namespace biophony

@@ -1,17 +1,20 @@
 #include <ATen/core/grad_mode.h>
-#include <ATen/ops/matmul.h>
+#include <ATen/ops/cat.h>
 #include <fmt/format.h>
 
 #include <algorithm>
 #include <chrono>
+#include <map>
+#include <numeric>
 
 #include "base/files.hpp"
-#include "learn/encoder.hpp"
+#include "learn/features.hpp"
+#include "learn/head_model.hpp"
 #include "learn/model_files.hpp"
 #include "learn/runtime.hpp"
-#include "learn/trainer.hpp"
+#include "learn/tensors.hpp"
 #include "measure/predictions.hpp"
-#include "plugins/call.hpp"
+#include "weights/safetensors.hpp"
 
 namespace biophony {
 
@@ -26,30 +29,71 @@ std::string row_of(const std::string& node) {
     return out;
 }
 
+struct WindowOf {
+    size_t set = 0, clip = 0;
+};
+
+/// The digests of the encoders that a model reads, by their number in its head; empty where it reads none.
+std::vector<std::string> encoders_of(const InputArtefact& model) {
+    if (model.type != port::kHead) return {model.digest};
+    const Json card = read_json(model.folder / "head.json");
+    std::vector<std::string> out;
+    for (const Json& digest : card.at("encoders"))
+        out.push_back(digest.is_null() ? std::string() : digest.get<std::string>());
+    return out;
+}
+
 }  // namespace
 
 void run_evaluate(TaskContext& context) {
     const at::NoGradGuard no_grad;
-    const Split split = split_from(context.params.at("split").get<std::string>());
-    const std::vector<ClipSet> sets = load_sets(context.input_list("data"));
-    const auto folder = context.input("model").folder;
-    const HeadFile head = HeadFile::load(folder / "head.safetensors");
-    LoadedEncoder encoder = load_encoder(folder / "encoder.safetensors", *context.registry);
-    const CrashContext crash(encoder.card.encoder, context.node);
     const auto begin = std::chrono::steady_clock::now();
+    const Split split = split_from(context.params.at("split").get<std::string>());
+    const std::vector<InputArtefact>& data = context.input_list("data");
+    const std::vector<ClipSet> sets = load_sets(data);
+    const InputArtefact& input = context.input("model");
+    const HeadModel head = HeadModel::load(input.folder / "head.safetensors");
+    const std::vector<std::string> encoders = encoders_of(input);
 
-    WindowFeatures windows(sets, split, *context.registry, *encoder.module, *context.progress, *context.cancel);
-    const at::Tensor features =
-        embed(*encoder.module, windows, context.params.at("batch"), *context.progress, *context.cancel, head.pooling);
-    const at::Tensor scores =
-        (at::matmul(features.to(at::kDouble), head.weight.to(at::kDouble).t()) + head.bias.to(at::kDouble))
-            .contiguous();
+    // The windows of the split, set by set.
+    std::vector<WindowOf> windows;
+    std::map<std::pair<size_t, Pooling>, at::Tensor> read;
+    std::map<size_t, std::vector<FeatureSet>> features;
+    for (size_t e = 0; e < encoders.size(); ++e) {
+        if (encoders[e].empty()) continue;
+        const bool first = features.empty();
+        for (size_t s = 0; s < sets.size(); ++s) {
+            features[e].push_back(find_features(context.input_list("features"), encoders[e], data[s].digest));
+            if (!first) continue;
+            for (const int64_t w : features[e].back().windows_of(sets[s], split))
+                windows.push_back({s, static_cast<size_t>(features[e].back().clips[static_cast<size_t>(w)])});
+        }
+    }
+    const at::Tensor scores = head.scores([&](size_t encoder, Pooling pooling) {
+        if (!features.contains(encoder))
+            throw Error(Code::kRunFailed,
+                        fmt::format("the head reads an encoder, number {}, that is not there", encoder));
+        at::Tensor& values = read[{encoder, pooling}];
+        if (!values.defined()) {
+            std::vector<at::Tensor> parts;
+            for (size_t s = 0; s < sets.size(); ++s) {
+                const FeatureSet& set = features[encoder][s];
+                parts.push_back(set.pooled(pooling).index_select(0, tensor_of(set.windows_of(sets[s], split))));
+            }
+            values = at::cat(parts);
+        }
+        return values;
+    });
 
     Predictions predictions;
     predictions.labels = head.labels;
     const std::string given = context.params.at("row");
     predictions.row = given.empty() ? row_of(context.node) : given;
-    predictions.head = head.kind;
+    predictions.head = head.name;
+    const Json repeat = context.params.value("repeat", Json(""));
+    predictions.repeat = repeat.is_string() ? repeat.get<std::string>() : repeat.dump();
+    predictions.sends = head.sends;
+    predictions.pools_clips = head.pools_clips;
     predictions.split = std::string(to_string(split));
     predictions.model_groups = head.groups;
     for (const ClipSet& set : sets) {
@@ -60,14 +104,13 @@ void run_evaluate(TaskContext& context) {
     }
     const auto columns = static_cast<int64_t>(head.labels.size());
     const double* values = scores.data_ptr<double>();
-    for (size_t w = 0; w < windows.windows().size();) {
+    std::vector<float> clip_scores;  // (N, C), in the order of the predictions
+    for (size_t w = 0; w < windows.size();) {
         // The windows of one clip stand next to each other; their scores are averaged.
-        const Window first = windows.windows()[w];
+        const WindowOf first = windows[w];
         std::vector<double> mean(head.labels.size(), 0.0);
         size_t count = 0;
-        for (; w < windows.windows().size() && windows.windows()[w].set == first.set &&
-               windows.windows()[w].clip == first.clip;
-             ++w, ++count)
+        for (; w < windows.size() && windows[w].set == first.set && windows[w].clip == first.clip; ++w, ++count)
             for (int64_t c = 0; c < columns; ++c)
                 mean[static_cast<size_t>(c)] += values[static_cast<int64_t>(w) * columns + c];
         for (double& value : mean) value /= static_cast<double>(count);
@@ -93,6 +136,7 @@ void run_evaluate(TaskContext& context) {
         prediction.rank = truth_rank(mean, truth);
         prediction.rank_within = truth_rank(mean, truth, predictions.groups[first.set].classes);
         predictions.clips.push_back(std::move(prediction));
+        for (const double value : mean) clip_scores.push_back(static_cast<float>(value));
     }
     for (const auto& [label, n] : predictions.unseen)
         context.note(fmt::format("{} clips of '{}' were left out: the model has never seen this label", n, label));
@@ -102,6 +146,11 @@ void run_evaluate(TaskContext& context) {
     write_file_atomically(context.out / "predictions.csv", predictions.to_csv());
     write_json(context.out / "predictions.json", predictions.to_json());
     write_file_atomically(context.out / "confusion.csv", confusion_csv(predictions));
+    SafetensorsWriter writer(context.out / "scores.safetensors",
+                             {{"scores", DType::kF32, {static_cast<int64_t>(predictions.clips.size()), columns}}},
+                             {{"biophony.format", "scores/0"}, {"biophony.labels", canonical(head.labels)}});
+    writer.write("scores", 0, std::as_bytes(std::span(clip_scores)));
+    writer.finish();
     const Json figures = metrics_of(predictions);
     write_json(context.out / "metrics.json", figures);
     const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();

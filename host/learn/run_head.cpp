@@ -1,32 +1,41 @@
 #include <ATen/core/grad_mode.h>
+#include <ATen/ops/cat.h>
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
 #include <chrono>
+#include <map>
+#include <set>
 
+#include "learn/discriminant.hpp"
 #include "learn/encoder.hpp"
+#include "learn/features.hpp"
+#include "learn/head_model.hpp"
+#include "learn/logistic.hpp"
 #include "learn/model_files.hpp"
 #include "learn/ridge.hpp"
 #include "learn/runtime.hpp"
-#include "learn/trainer.hpp"
-#include "plugins/call.hpp"
+#include "learn/tensors.hpp"
 #include "weights/safetensors.hpp"
 
 namespace biophony {
 
 namespace {
 
+/// Recordings of a class below which its sums say much about single clips.
+constexpr size_t kFewRecordings = 5;
+
 /// One contributor's sums, as they would be sent.
-void save_sums(const RidgeSums& sums, const std::filesystem::path& file, const std::vector<std::string>& labels,
+void save_sums(const std::filesystem::path& file, const std::string& format, double n,
+               const std::vector<std::pair<std::string, at::Tensor>>& tensors, const std::vector<std::string>& labels,
                const std::string& group) {
-    const std::vector<std::pair<std::string, at::Tensor>> tensors = {
-        {"sum_x", sums.x}, {"sum_y", sums.y}, {"xx", sums.xx}, {"xy", sums.xy}, {"yy", sums.yy}};
     std::vector<SafetensorsWriter::Tensor> announced;
     for (const auto& [name, tensor] : tensors) announced.push_back({name, DType::kF64, tensor.sizes().vec()});
     SafetensorsWriter writer(file, announced,
-                             {{"biophony.format", "ridge-sums/0"},
+                             {{"biophony.format", format},
                               {"biophony.group", group},
-                              {"biophony.n", fmt::format("{}", sums.n)},
+                              {"biophony.n", fmt::format("{}", n)},
                               {"biophony.labels", canonical(labels)}});
     for (const auto& [name, tensor] : tensors) {
         const at::Tensor dense = tensor.contiguous();
@@ -35,63 +44,508 @@ void save_sums(const RidgeSums& sums, const std::filesystem::path& file, const s
     writer.finish();
 }
 
+/// A contributor's own model: an encoder with a linear head, and the sets whose groups it has heard.
+struct Expert {
+    const InputArtefact* artefact = nullptr;
+    std::vector<std::string> labels;
+    LinearPart head;
+    std::vector<size_t> sets;
+};
+
+/// Fits one head: what all kinds need, and a function for each.
+class Fitting {
+public:
+    explicit Fitting(TaskContext& context)
+        : context_(context),
+          sets_(load_sets(context.input_list("data"))),
+          labels_(trained_labels(sets_)),
+          kind_(context.params.at("kind")),
+          own_encoders_(context.params.value("own_encoders", false)),
+          pooling_(pooling_from(context.params.value("pooling", "mean"))) {}
+
+    void run() {
+        const auto begin = std::chrono::steady_clock::now();
+        if (const Cost* cost = cost_of(kind_)) {
+            model_.sends = cost->sends;
+            model_.pools_clips = cost->rounds == 0;
+            details_ = {{"needs", cost->sends},
+                        {"rounds", cost->rounds == 0 ? Json(nullptr) : Json(cost->rounds)},
+                        {"pools_clips", model_.pools_clips}};
+        }
+        model_.labels = labels_;
+        model_.pooling = pooling_;
+        for (const ClipSet& set : sets_) model_.groups.push_back(set.group);
+        model_.name = name();
+        if (kind_ == "ridge") ridge();
+        if (kind_ == "lda") discriminant();
+        if (kind_ == "prototype") prototype();
+        if (kind_ == "concatenate.raw") concatenate_raw();
+        if (kind_ == "concatenate.public") concatenate_public();
+        if (kind_ == "refit.public") refit_public();
+        if (kind_ == "gated") gated();
+        if (kind_ == "probe" || kind_ == "probe.nihal2026") probe();
+        if (kind_ == "knn") neighbours();
+        model_.save(context_.out / "head.safetensors");
+
+        Json encoders = Json::array({nullptr});
+        if (context_.inputs.contains("encoder")) {
+            hand_on_encoder(context_.input("encoder"), context_.out);
+            encoders[0] = context_.input("encoder").digest;
+        }
+        if (own_encoders_)
+            for (const InputArtefact& expert : context_.input_list("experts")) {
+                hand_on_encoder(expert, context_.out, fmt::format("encoder-{}.safetensors", encoders.size()));
+                encoders.push_back(expert.digest);
+            }
+        details_.update({{"format", "biophony-head/0"},
+                         {"kind", kind_},
+                         {"name", model_.name},
+                         {"labels", labels_},
+                         {"groups", model_.groups},
+                         {"pooling", to_string(pooling_)},
+                         {"windows", windows_},
+                         {"encoders", encoders}});
+        write_json(context_.out / "head.json", details_);
+        const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+        context_.headline = fmt::format("{} labels, {} windows{}, {:.1f} s", labels_.size(), windows_, told_, seconds);
+    }
+
+private:
+    /// What a kind needs of contributors. No rounds: clips, or their features, in one place.
+    struct Cost {
+        const char* kind;
+        const char* sends;
+        int rounds;
+    };
+    static const Cost* cost_of(const std::string& kind) {
+        static constexpr Cost kCosts[] = {{"ridge", "sums", 2},
+                                          {"lda", "sums", 2},
+                                          {"prototype", "class means", 2},
+                                          {"concatenate.raw", "own heads", 1},
+                                          {"concatenate.public", "own heads", 1},
+                                          {"refit.public", "own heads", 2},
+                                          {"gated", "sums, own heads", 2},
+                                          {"probe", "clips", 0},
+                                          {"probe.nihal2026", "clips", 0},
+                                          {"knn", "clips", 0}};
+        for (const Cost& cost : kCosts)
+            if (kind == cost.kind) return &cost;
+        return nullptr;
+    }
+
+    std::string name() const {
+        const Json& params = context_.params;
+        if (const std::string given = params.at("name"); !given.empty()) return given;
+        std::string out = kind_;
+        if (pooling_ != Pooling::kMean) out += fmt::format(", {}", to_string(pooling_));
+        for (const char* number : {"strength", "shrinkage"})
+            if (params.contains(number)) out += fmt::format(", {} {}", number, params[number].get<double>());
+        if (params.contains("k") && params["k"] != 5) out += fmt::format(", k {}", params["k"].get<int>());
+        if (params.value("priors", "uniform") != "uniform") out += ", train priors";
+        if (params.value("shared_species", "max") != "max") out += ", mean of shared species";
+        if (own_encoders_) out += ", own encoders";
+        return out;
+    }
+
+    std::optional<double> number(const char* parameter) const {
+        if (!context_.params.contains(parameter)) return std::nullopt;
+        return context_.params[parameter].get<double>();
+    }
+
+    const FeatureSet& features(const InputArtefact& encoder, const InputArtefact& data) {
+        const auto key = std::pair(encoder.digest, data.digest);
+        const auto found = features_.find(key);
+        if (found != features_.end()) return found->second;
+        return features_.emplace(key, find_features(context_.input_list("features"), encoder.digest, data.digest))
+            .first->second;
+    }
+
+    /// The windows of one set's split whose label is among `labels`.
+    Examples examples(const InputArtefact& encoder, size_t set, Split split, const std::vector<std::string>& labels) {
+        const FeatureSet& from = features(encoder, context_.input_list("data")[set]);
+        std::vector<int64_t> rows;
+        Examples out;
+        for (const int64_t w : from.windows_of(sets_[set], split)) {
+            const Clip& clip = sets_[set].clips[static_cast<size_t>(from.clips[static_cast<size_t>(w)])];
+            const int64_t label = class_of(labels, clip.label);
+            if (label < 0) continue;
+            rows.push_back(w);
+            out.labels.push_back(label);
+        }
+        out.features = from.pooled(pooling_).index_select(0, tensor_of(rows));
+        return out;
+    }
+
+    Examples joined(const std::vector<Examples>& parts) {
+        Examples out;
+        std::vector<at::Tensor> all;
+        for (const Examples& part : parts) {
+            all.push_back(part.features);
+            out.labels.insert(out.labels.end(), part.labels.begin(), part.labels.end());
+        }
+        out.features = at::cat(all);
+        return out;
+    }
+
+    /// Of several sets of one contributor; each set's sums say nothing more than this.
+    Examples examples(const InputArtefact& encoder, const std::vector<size_t>& sets, Split split,
+                      const std::vector<std::string>& labels) {
+        std::vector<Examples> parts;
+        for (const size_t set : sets) parts.push_back(examples(encoder, set, split, labels));
+        return joined(parts);
+    }
+
+    std::vector<size_t> all_sets() const {
+        std::vector<size_t> out(sets_.size());
+        for (size_t i = 0; i < out.size(); ++i) out[i] = i;
+        return out;
+    }
+
+    std::vector<std::string> labels_of(const std::vector<size_t>& sets) const {
+        std::set<std::string> out;
+        for (const size_t set : sets)
+            for (const Clip& clip : sets_[set].clips)
+                if (clip.split == Split::kTrain) out.insert(clip.label);
+        return {out.begin(), out.end()};
+    }
+
+    void linear(const at::Tensor& weight, const at::Tensor& bias) {
+        std::vector<int64_t> classes;
+        for (size_t c = 0; c < labels_.size(); ++c) classes.push_back(static_cast<int64_t>(c));
+        model_.form = LinearModel{
+            {.weight = weight, .bias = bias, .pooling = pooling_, .encoder = 0, .classes = std::move(classes)}};
+    }
+
+    /// Sums of few recordings say much about each; whoever sends them should know.
+    void note_rare_classes() {
+        size_t rare = 0;
+        for (const ClipSet& set : sets_) {
+            std::map<std::string, std::set<std::string>> recordings;
+            for (const Clip& clip : set.clips)
+                if (clip.split == Split::kTrain) recordings[clip.label].insert(set.recordings[clip.recording].unit);
+            for (const auto& [label, units] : recordings) rare += units.size() < kFewRecordings ? 1 : 0;
+        }
+        details_["classes_of_few_recordings"] = rare;
+        if (rare > 0)
+            context_.note(
+                fmt::format("{} classes of a contributor have fewer than {} train recordings; what is sent of "
+                            "them says much about single recordings",
+                            rare, kFewRecordings));
+    }
+
+    // Kinds that work on sums: one contributor after the other sees its own clips only.
+
+    RidgeSums total_sums() {
+        const InputArtefact& encoder = context_.input("encoder");
+        std::optional<RidgeSums> total;
+        for (size_t i = 0; i < sets_.size(); ++i) {
+            const Examples own = examples(encoder, i, Split::kTrain, labels_);
+            RidgeSums sums(own.features.size(1), static_cast<int64_t>(labels_.size()));
+            if (!own.labels.empty()) sums.add(own.features, own.labels);
+            send(i, sums, labels_, sets_[i].group);
+            if (total)
+                *total += sums;
+            else
+                total = std::move(sums);
+            windows_ += own.labels.size();
+        }
+        note_rare_classes();
+        return std::move(*total);
+    }
+
+    void send(size_t contributor, const RidgeSums& sums, const std::vector<std::string>& labels,
+              const std::string& group) {
+        save_sums(context_.out / fmt::format("sums-{}.safetensors", contributor), "ridge-sums/0", sums.n,
+                  {{"sum_x", sums.x}, {"sum_y", sums.y}, {"xx", sums.xx}, {"xy", sums.xy}, {"yy", sums.yy}}, labels,
+                  group);
+    }
+
+    void ridge() {
+        const RidgeModel model = solve_ridge(total_sums(), number("strength"));
+        if (model.at_edge)
+            context_.note(fmt::format("the best ridge strength, {:.3g}, lies at the edge of the grid that was searched",
+                                      model.strength));
+        linear(model.weight, model.bias);
+        details_.update({{"strength", model.strength}, {"gcv", model.gcv}, {"strength_at_edge", model.at_edge}});
+        told_ = fmt::format(", strength {:.2g}", model.strength);
+    }
+
+    bool train_priors() const { return context_.params.value("priors", "uniform") == "train"; }
+
+    void discriminant() {
+        const DiscriminantModel model = solve_discriminant(total_sums(), number("shrinkage"), train_priors());
+        linear(model.weight, model.bias);
+        details_["shrinkage"] = model.shrinkage;
+        told_ = fmt::format(", shrinkage {:.2g}", model.shrinkage);
+    }
+
+    void prototype() {
+        std::optional<ClassSums> total;
+        for (size_t i = 0; i < sets_.size(); ++i) {
+            const Examples own = examples(context_.input("encoder"), i, Split::kTrain, labels_);
+            ClassSums sums(own.features.size(1), static_cast<int64_t>(labels_.size()));
+            sums.add(own.features, own.labels);
+            save_sums(context_.out / fmt::format("sums-{}.safetensors", i), "class-sums/0",
+                      static_cast<double>(own.labels.size()),
+                      {{"sum_y", sums.y}, {"xy", sums.xy}, {"squares", sums.squares}}, labels_, sets_[i].group);
+            if (total)
+                *total += sums;
+            else
+                total = std::move(sums);
+            windows_ += own.labels.size();
+        }
+        note_rare_classes();
+        Prototypes prototypes = solve_prototypes(*total);
+        model_.form = CosineModel{prototypes.means, prototypes.mean, prototypes.inverse};
+    }
+
+    // Kinds that are made of contributors' heads.
+
+    std::vector<Expert> experts() {
+        std::vector<Expert> out;
+        std::map<size_t, std::string> taken;
+        for (const InputArtefact& artefact : context_.input_list("experts")) {
+            const HeadModel head = HeadModel::load(artefact.folder / "head.safetensors");
+            const auto* form = std::get_if<LinearModel>(&head.form);
+            if (form == nullptr)
+                throw Error(Code::kRunFailed, fmt::format("the head of '{}' is not linear", artefact.node));
+            Expert expert{.artefact = &artefact, .labels = head.labels, .head = form->part};
+            for (size_t i = 0; i < sets_.size(); ++i)
+                if (std::find(head.groups.begin(), head.groups.end(), sets_[i].group) != head.groups.end()) {
+                    if (const auto [other, fresh] = taken.emplace(i, artefact.node);
+                        !fresh && kind_ != "concatenate.raw")
+                        throw Error(Code::kRunFailed,
+                                    fmt::format("two experts, '{}' and '{}', were trained on '{}'; expected one for "
+                                                "each data set",
+                                                other->second, artefact.node, sets_[i].group));
+                    expert.sets.push_back(i);
+                }
+            out.push_back(std::move(expert));
+        }
+        if (kind_ == "concatenate.raw") return out;
+        for (const Expert& expert : out)
+            if (expert.sets.empty())
+                throw Error(Code::kRunFailed, fmt::format("'{}' was trained on none of the data sets of this head ({})",
+                                                          expert.artefact->node, fmt::join(model_.groups, ", ")));
+        for (size_t i = 0; i < sets_.size(); ++i)
+            if (!taken.contains(i))
+                throw Error(Code::kRunFailed, fmt::format("no expert was trained on '{}'", sets_[i].group));
+        return out;
+    }
+
+    /// A contributor's scores of its own labels as a part of the union's; other labels have no place there.
+    LinearPart part_of(const at::Tensor& weight, const at::Tensor& bias, const std::vector<std::string>& labels,
+                       Pooling pooling, size_t encoder) const {
+        LinearPart part{.pooling = pooling, .encoder = encoder};
+        std::vector<int64_t> rows;
+        for (size_t k = 0; k < labels.size(); ++k)
+            if (const int64_t c = class_of(labels_, labels[k]); c >= 0) {
+                rows.push_back(static_cast<int64_t>(k));
+                part.classes.push_back(c);
+            }
+        part.weight = weight.index_select(0, tensor_of(rows));
+        part.bias = bias.index_select(0, tensor_of(rows));
+        return part;
+    }
+
+    size_t encoder_of(size_t expert) const { return own_encoders_ ? expert + 1 : 0; }
+
+    void check_covered(const std::vector<LinearPart>& parts) const {
+        std::vector<bool> known(labels_.size(), false);
+        for (const LinearPart& part : parts)
+            for (const int64_t c : part.classes) known[static_cast<size_t>(c)] = true;
+        std::vector<std::string> unknown;
+        for (size_t c = 0; c < labels_.size(); ++c)
+            if (!known[c]) unknown.push_back("'" + labels_[c] + "'");
+        if (unknown.size() > 5) unknown.resize(5);
+        if (!unknown.empty())
+            throw Error(Code::kRunFailed, fmt::format("no expert knows the label {}, which the data sets have; connect "
+                                                      "the experts that were trained on these data sets",
+                                                      fmt::join(unknown, ", ")));
+    }
+
+    void check_width(const LinearPart& part, const std::string& node) {
+        if (own_encoders_ || part.encoder != 0) return;
+        if (!info_) {
+            info_ = load_encoder(context_.input("encoder").folder / "encoder.safetensors", *context_.registry)
+                        .module->info();
+        }
+        if (const int64_t width = pooled_width(*info_, part.pooling); width != part.weight.size(1))
+            throw Error(
+                Code::kRunFailed,
+                fmt::format("the head of '{}' takes {} features, but '{}' gives {} with the pooling {}; expected "
+                            "an encoder like the expert's",
+                            node, part.weight.size(1), context_.input("encoder").node, width, to_string(part.pooling)));
+    }
+
+    std::vector<LinearPart> own_heads(const std::vector<Expert>& all) {
+        std::vector<LinearPart> parts;
+        for (size_t e = 0; e < all.size(); ++e) {
+            const LinearPart& head = all[e].head;
+            parts.push_back(part_of(head.weight, head.bias, all[e].labels, head.pooling, encoder_of(e)));
+            if (parts.back().classes.empty())
+                throw Error(Code::kRunFailed, fmt::format("'{}' knows none of the data sets' labels; its labels are {}",
+                                                          all[e].artefact->node, fmt::join(all[e].labels, ", ")));
+            check_width(parts.back(), all[e].artefact->node);
+        }
+        check_covered(parts);
+        return parts;
+    }
+
+    void side_by_side(std::vector<LinearPart> parts) {
+        model_.form =
+            SideBySideModel{std::move(parts), context_.params.value("shared_species", std::string("max")) == "mean"};
+    }
+
+    void concatenate_raw() { side_by_side(own_heads(experts())); }
+
+    /// All windows of the public sets on this encoder.
+    at::Tensor public_features(const InputArtefact& encoder) {
+        std::set<std::string> ours;
+        for (const ClipSet& set : sets_)
+            for (const ClipRecording& recording : set.recordings) ours.insert(recording.content);
+        std::vector<at::Tensor> parts;
+        for (const InputArtefact& data : context_.input_list("public")) {
+            for (const ClipRecording& recording : ClipSet::load(data.folder).recordings)
+                if (ours.contains(recording.content))
+                    throw Error(Code::kRunFailed,
+                                fmt::format("the recording '{}' is in the public data set '{}' and in a data set of "
+                                            "this head; public clips must show none of the labels",
+                                            recording.id, data.node));
+            parts.push_back(features(encoder, data).pooled(pooling_));
+        }
+        return at::cat(parts);
+    }
+
+    /// One contributor's logistic regression with the public clips as one more class, as log-odds against it.
+    LinearPart against_public(const InputArtefact& encoder, const std::vector<size_t>& sets,
+                              const std::string& contributor, size_t heard_by) {
+        const std::vector<std::string> own = labels_of(sets);
+        if (own.empty())
+            throw Error(Code::kRunFailed, fmt::format("the contributor '{}' has no train clips", contributor));
+        const auto other = static_cast<int64_t>(own.size());
+        Examples train = examples(encoder, sets, Split::kTrain, own), everybody;
+        windows_ += train.labels.size();
+        everybody.features = public_features(encoder);
+        if (everybody.features.size(0) == 0) throw Error(Code::kRunFailed, "the public data sets have no clips");
+        everybody.labels.assign(static_cast<size_t>(everybody.features.size(0)), other);
+        const LogisticModel fitted =
+            fit_logistic(joined({train, everybody}), examples(encoder, sets, Split::kValid, own), other + 1,
+                         number("strength"), *context_.progress, *context_.cancel);
+        details_["contributors"].push_back({{"name", contributor},
+                                            {"labels", own},
+                                            {"train_windows", train.labels.size()},
+                                            {"public_windows", everybody.labels.size()},
+                                            {"strength", fitted.strength},
+                                            {"valid_loss", fitted.valid_loss},
+                                            {"strength_at_edge", fitted.at_edge}});
+        return part_of(fitted.weight.narrow(0, 0, other) - fitted.weight[other],
+                       fitted.bias.narrow(0, 0, other) - fitted.bias[other], own, pooling_, heard_by);
+    }
+
+    void concatenate_public() {
+        const std::vector<Expert> all = experts();
+        std::vector<LinearPart> parts;
+        for (size_t e = 0; e < all.size(); ++e) {
+            parts.push_back(against_public(*all[e].artefact, all[e].sets, all[e].artefact->node, encoder_of(e)));
+            check_width(parts.back(), all[e].artefact->node);
+        }
+        check_covered(parts);
+        side_by_side(std::move(parts));
+    }
+
+    void refit_public() {
+        std::vector<LinearPart> parts;
+        for (size_t i = 0; i < sets_.size(); ++i)
+            parts.push_back(against_public(context_.input("encoder"), {i}, sets_[i].group, 0));
+        side_by_side(std::move(parts));
+    }
+
+    void gated() {
+        const std::vector<Expert> all = experts();
+        if (all.size() < 2) throw Error(Code::kRunFailed, "found one expert, expected at least 2 to choose between");
+        std::vector<std::string> names;
+        for (const Expert& expert : all) {
+            std::vector<std::string> groups;
+            for (const size_t set : expert.sets) groups.push_back(sets_[set].group);
+            names.push_back(fmt::format("{}", fmt::join(groups, "+")));
+        }
+        std::optional<RidgeSums> total;
+        for (size_t e = 0; e < all.size(); ++e) {
+            Examples own = examples(context_.input("encoder"), all[e].sets, Split::kTrain, labels_);
+            if (own.labels.empty())
+                throw Error(Code::kRunFailed, fmt::format("the group '{}' has no train clips", names[e]));
+            windows_ += own.labels.size();
+            own.labels.assign(own.labels.size(), static_cast<int64_t>(e));
+            RidgeSums sums(own.features.size(1), static_cast<int64_t>(all.size()));
+            sums.add(own.features, own.labels);
+            send(e, sums, names, names[e]);
+            if (total)
+                *total += sums;
+            else
+                total = std::move(sums);
+        }
+        const DiscriminantModel gate = solve_discriminant(*total, number("shrinkage"), train_priors());
+        GatedModel model{.gate = {.weight = gate.weight, .bias = gate.bias, .pooling = pooling_}, .parts = {}};
+        for (size_t e = 0; e < all.size(); ++e) model.gate.classes.push_back(static_cast<int64_t>(e));
+        model.parts = own_heads(all);
+        model_.form = std::move(model);
+        details_["shrinkage"] = gate.shrinkage;
+        told_ = fmt::format(", shrinkage {:.2g}", gate.shrinkage);
+    }
+
+    // Kinds that need everybody's clips in one place.
+
+    void probe() {
+        const InputArtefact& encoder = context_.input("encoder");
+        const auto classes = static_cast<int64_t>(labels_.size());
+        const Examples train = examples(encoder, all_sets(), Split::kTrain, labels_);
+        windows_ = train.labels.size();
+        if (kind_ == "probe.nihal2026") {
+            const LogisticModel model = fit_probe_nihal2026(train, classes, context_.seed, *context_.cancel);
+            return linear(model.weight, model.bias);
+        }
+        const LogisticModel model = fit_logistic(train, examples(encoder, all_sets(), Split::kValid, labels_), classes,
+                                                 number("strength"), *context_.progress, *context_.cancel);
+        if (model.at_edge)
+            context_.note(fmt::format("the best strength, {:.3g}, lies at the edge of the grid that was searched",
+                                      model.strength));
+        linear(model.weight, model.bias);
+        details_.update({{"strength", model.strength},
+                         {"valid_loss", model.valid_loss},
+                         {"strength_at_edge", model.at_edge},
+                         {"largest_derivative", model.gradient}});
+        told_ = fmt::format(", strength {:.2g}", model.strength);
+    }
+
+    void neighbours() {
+        Examples train = examples(context_.input("encoder"), all_sets(), Split::kTrain, labels_);
+        windows_ = train.labels.size();
+        const at::Tensor length = train.features.norm(2, 1, true).clamp_min(1e-30);
+        NeighboursModel model{train.features / length, std::move(train.labels), context_.params.value("k", int64_t{5})};
+        details_["k"] = model.k;
+        model_.form = std::move(model);
+    }
+
+    TaskContext& context_;
+    std::vector<ClipSet> sets_;
+    std::vector<std::string> labels_;
+    std::string kind_;
+    bool own_encoders_;
+    Pooling pooling_;
+    std::map<std::pair<std::string, std::string>, FeatureSet> features_;  // by the digests of encoder and data
+    std::optional<EncoderInfo> info_;
+    HeadModel model_;
+    Json details_ = Json::object();
+    size_t windows_ = 0;  ///< train windows of contributors
+    std::string told_;
+};
+
 }  // namespace
 
 void run_head(TaskContext& context) {
     const at::NoGradGuard no_grad;
-    std::vector<ClipSet> sets = load_sets(context.input_list("data"));
-    const std::vector<std::string> labels = trained_labels(sets);
-    LoadedEncoder encoder = load_encoder(context.input("encoder").folder / "encoder.safetensors", *context.registry);
-    const CrashContext crash(encoder.card.encoder, context.node);
-    const Pooling pooling = pooling_from(context.params.at("pooling").get<std::string>());
-    const int64_t width = pooled_width(encoder.module->info(), pooling);
-    const auto begin = std::chrono::steady_clock::now();
-
-    // One contributor after the other: each sees its own clips only, and sends sums.
-    RidgeSums total(width, static_cast<int64_t>(labels.size()));
-    std::vector<std::string> groups;
-    size_t count = 0;
-    for (size_t i = 0; i < sets.size(); ++i) {
-        const std::vector<ClipSet> own(1, sets[i]);
-        WindowFeatures windows(own, Split::kTrain, *context.registry, *encoder.module, *context.progress,
-                               *context.cancel);
-        const at::Tensor features =
-            embed(*encoder.module, windows, context.params.at("batch"), *context.progress, *context.cancel, pooling);
-        std::vector<int64_t> classes;
-        for (size_t w = 0; w < windows.windows().size(); ++w)
-            classes.push_back(class_of(labels, windows.clip(w).label));
-        RidgeSums sums(width, static_cast<int64_t>(labels.size()));
-        if (!classes.empty()) sums.add(features, classes);
-        save_sums(sums, context.out / fmt::format("sums-{}.safetensors", i), labels, sets[i].group);
-        total += sums;
-        groups.push_back(sets[i].group);
-        count += classes.size();
-    }
-    std::optional<double> strength;
-    if (context.params.contains("strength")) strength = context.params["strength"].get<double>();
-    const RidgeModel model = solve_ridge(total, strength);
-    if (model.at_edge)
-        context.note(fmt::format("the best ridge strength, {:.3g}, lies at the edge of the grid that was searched",
-                                 model.strength));
-    const std::string given = context.params.at("name");
-    std::string name = given.empty() ? "ridge" : given;
-    if (given.empty() && pooling != Pooling::kMean) name += fmt::format(", {}", to_string(pooling));
-    if (given.empty() && strength) name += fmt::format(", strength {}", *strength);
-    HeadFile{model.weight, model.bias, name, labels, groups, pooling}.save(context.out / "head.safetensors");
-    hand_on_encoder(context.input("encoder"), context.out);
-    write_json(context.out / "head.json", {{"format", "biophony-head/0"},
-                                           {"kind", "ridge"},
-                                           {"name", name},
-                                           {"labels", labels},
-                                           {"groups", groups},
-                                           {"pooling", to_string(pooling)},
-                                           {"windows", count},
-                                           {"strength", model.strength},
-                                           {"gcv", model.gcv},
-                                           {"strength_at_edge", model.at_edge}});
-    const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
-    context.headline = fmt::format("{} labels, {} windows, strength {:.2g}, {:.0f} windows/s", labels.size(), count,
-                                   model.strength, static_cast<double>(count) / std::max(seconds, 1e-9));
+    Fitting(context).run();
 }
 
 }  // namespace biophony

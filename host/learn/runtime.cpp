@@ -100,6 +100,7 @@ extern "C" __attribute__((visibility("default"))) const biophony::TorchRuntime* 
                                          &with_threads<run_encoder>,
                                          &in_steps<run_pretrain>,
                                          &in_steps<run_fine_tune>,
+                                         &with_threads<run_features>,
                                          &with_threads<run_head>,
                                          &with_threads<run_evaluate>,
                                          &lent_linalg};

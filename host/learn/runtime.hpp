@@ -8,6 +8,7 @@ namespace biophony {
 void run_encoder(TaskContext& context);
 void run_pretrain(TaskContext& context);
 void run_fine_tune(TaskContext& context);
+void run_features(TaskContext& context);
 void run_head(TaskContext& context);
 void run_evaluate(TaskContext& context);
 

@@ -6,15 +6,92 @@
 
 #include <algorithm>
 #include <cmath>
+#include <list>
 #include <numeric>
 
 #include "audio/window.hpp"
+#include "base/sha256.hpp"
 
 namespace biophony {
 
-WindowFeatures::WindowFeatures(const std::vector<ClipSet>& sets, Split split, const Registry& registry,
+namespace {
+
+struct CachedFeatures {
+    std::string key;
+    at::Tensor features;
+};
+
+struct CacheState {
+    uint64_t limit = uint64_t{2} << 30, used = 0;
+    std::list<CachedFeatures> entries;  // the most recently used first
+
+    void shrink() {
+        while (used > limit) {
+            used -= entries.back().features.nbytes();
+            entries.pop_back();
+        }
+    }
+    static CacheState& get() {
+        static CacheState state;
+        return state;
+    }
+};
+
+}  // namespace
+
+void FrontEndCache::set_limit(uint64_t bytes) {
+    CacheState::get().limit = bytes;
+    CacheState::get().shrink();
+}
+
+at::Tensor FrontEndCache::find(const std::string& key) {
+    std::list<CachedFeatures>& entries = CacheState::get().entries;
+    const auto found =
+        std::find_if(entries.begin(), entries.end(), [&](const CachedFeatures& entry) { return entry.key == key; });
+    if (found == entries.end()) return {};
+    entries.splice(entries.begin(), entries, found);
+    return entries.front().features;
+}
+
+void FrontEndCache::keep(const std::string& key, const at::Tensor& features) {
+    CacheState& state = CacheState::get();
+    if (features.nbytes() > state.limit || find(key).defined()) return;
+    state.entries.push_front({key, features});
+    state.used += features.nbytes();
+    state.shrink();
+}
+
+std::string front_end_key(const LoadedEncoder& encoder, const Registry& registry, const ClipSet& set) {
+    const size_t colon = encoder.card.encoder.find(':');
+    const ItemInfo* item = colon == std::string::npos ? nullptr
+                                                      : registry.find(encoder.card.encoder.substr(0, colon),
+                                                                      encoder.card.encoder.substr(colon + 1));
+    if (item == nullptr) return {};
+    Sha256 hash;
+    auto add = [&](std::string_view text) {
+        hash.update(std::to_string(text.size()) + ":");
+        hash.update(text);
+    };
+    add(item->name());
+    add(item->build);
+    add(canonical(encoder.card.config));
+    for (const auto& buffer : encoder.module->named_buffers()) {
+        const at::Tensor values = buffer.value().contiguous();
+        add(buffer.key());
+        add({static_cast<const char*>(values.data_ptr()), values.nbytes()});
+    }
+    add(canonical(set.band_limit_hz));
+    for (const Clip& clip : set.clips) {
+        const ClipRecording& recording = set.recordings[clip.recording];
+        add(recording.content);
+        add(canonical({recording.source.channel, clip.start_s, clip.end_s}));
+    }
+    return hash.hex();
+}
+
+WindowFeatures::WindowFeatures(const std::vector<ClipSet>& sets, std::optional<Split> split, const Registry& registry,
                                Encoder& encoder, Progress& progress, const Cancel& cancel, uint64_t memory_limit,
-                               Keep keep)
+                               Keep keep, const std::string& cache_key)
     : sets_(sets),
       encoder_(encoder),
       length_(static_cast<size_t>(std::llround(encoder.info().window_seconds * encoder.info().sample_rate))) {
@@ -22,7 +99,7 @@ WindowFeatures::WindowFeatures(const std::vector<ClipSet>& sets, Split split, co
     for (size_t s = 0; s < sets.size(); ++s) {
         readers_.push_back(std::make_unique<ClipReader>(sets[s], registry));
         for (size_t c = 0; c < sets[s].clips.size(); ++c) {
-            if (sets[s].clips[c].split != split) continue;
+            if (split && sets[s].clips[c].split != *split) continue;
             const auto count =
                 static_cast<size_t>(std::max<long long>(1, std::llround(sets[s].clips[c].seconds() / seconds)));
             for (size_t w = 0; w < count; ++w) windows_.push_back({s, c, w * length_});
@@ -31,11 +108,17 @@ WindowFeatures::WindowFeatures(const std::vector<ClipSet>& sets, Split split, co
     if (keep == Keep::kSound)
         keep_sound(memory_limit, progress, cancel);
     else
-        keep_features(memory_limit, progress, cancel);
+        keep_features(memory_limit, progress, cancel, cache_key);
 }
 
-void WindowFeatures::keep_features(uint64_t memory_limit, Progress& progress, const Cancel& cancel) {
+void WindowFeatures::keep_features(uint64_t memory_limit, Progress& progress, const Cancel& cancel,
+                                   const std::string& cache_key) {
     const at::NoGradGuard no_grad;
+    if (!cache_key.empty()) {
+        kept_ = FrontEndCache::find(cache_key);
+        if (kept_.defined() && kept_.size(0) == static_cast<int64_t>(windows_.size())) return;
+        kept_ = at::Tensor();
+    }
     // A clip's windows stand next to each other; waves go through the front end in groups.
     constexpr size_t kGroup = 32;
     int64_t keep = -1;
@@ -58,6 +141,7 @@ void WindowFeatures::keep_features(uint64_t memory_limit, Progress& progress, co
         progress.update(static_cast<double>(end), static_cast<double>(windows_.size()), "windows heard");
         if (static_cast<int64_t>(end) >= keep) break;
     }
+    if (!cache_key.empty() && keep == static_cast<int64_t>(windows_.size())) FrontEndCache::keep(cache_key, kept_);
 }
 
 void WindowFeatures::keep_sound(uint64_t memory_limit, Progress& progress, const Cancel& cancel) {

@@ -4,6 +4,7 @@
 #include <ATen/core/Tensor.h>
 
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -23,6 +24,21 @@ struct Window {
     size_t offset = 0;  ///< samples from the clip's start
 };
 
+/// The front end's features of whole data sets, for all encoders of this process that hear with the same front end. The
+/// least recently used go first. Torch nodes run one at a time, and so does this.
+class FrontEndCache {
+public:
+    /// Bytes that are kept at most; what is larger by itself isn't. 0 empties it and turns it off.
+    static void set_limit(uint64_t bytes);
+    /// Undefined where it isn't there.
+    static at::Tensor find(const std::string& key);
+    static void keep(const std::string& key, const at::Tensor& features);
+};
+
+/// What decides the front end's features: the encoder's code, configuration and buffers, and the set's clips in their
+/// order, whatever split they are in. Empty (no caching) where the encoder's plugin isn't known.
+std::string front_end_key(const LoadedEncoder& encoder, const Registry& registry, const ClipSet& set);
+
 /// The windows of one split of several clip sets, in order, and their features. One thread.
 class WindowFeatures {
 public:
@@ -30,11 +46,14 @@ public:
         kFeatures,  ///< for windows that are always the same
         kSound      ///< the clips' samples: for windows that are changed before the encoder hears them
     };
-    /// `sets` and `encoder` must outlive this. Reads all sound once; what fits into `memory_limit` bytes is kept, the
-    /// rest is read or made again when a batch asks for it. The limit changes no value.
-    WindowFeatures(const std::vector<ClipSet>& sets, Split split, const Registry& registry, Encoder& encoder,
-                   Progress& progress, const Cancel& cancel, uint64_t memory_limit = uint64_t{4} << 30,
-                   Keep keep = Keep::kFeatures);
+    /// `sets` and `encoder` must outlive this. Without a split, the clips of all. Reads all sound once; what fits into
+    /// `memory_limit` bytes is kept, the rest is read or made again when a batch asks for it. The limit changes no
+    /// value. With a `cache_key` (of keep == kFeatures), all features are taken from this process' cache where they
+    /// are, and left there where they are all kept.
+    WindowFeatures(const std::vector<ClipSet>& sets, std::optional<Split> split, const Registry& registry,
+                   Encoder& encoder, Progress& progress, const Cancel& cancel,
+                   uint64_t memory_limit = uint64_t{4} << 30, Keep keep = Keep::kFeatures,
+                   const std::string& cache_key = {});
 
     const std::vector<Window>& windows() const { return windows_; }
     const Clip& clip(size_t window) const { return sets_[windows_[window].set].clips[windows_[window].clip]; }
@@ -47,7 +66,7 @@ public:
 
 private:
     const std::vector<float>& sound(const Window& window);
-    void keep_features(uint64_t memory_limit, Progress& progress, const Cancel& cancel);
+    void keep_features(uint64_t memory_limit, Progress& progress, const Cancel& cancel, const std::string& cache_key);
     void keep_sound(uint64_t memory_limit, Progress& progress, const Cancel& cancel);
 
     const std::vector<ClipSet>& sets_;

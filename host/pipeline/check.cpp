@@ -305,13 +305,14 @@ private:
         if (node.type == nullptr) edges_known_ = false;
         std::vector<std::string> ports;
         if (node.type != nullptr)
-            for (const PortSpec& port : node.type->inputs) ports.push_back(port.name);
+            for (const PortSpec& port : node.type->inputs)
+                if (!port.implied) ports.push_back(port.name);
         std::set<std::string> misspelt;
         for (const auto& [name, sources] : in->items()) {
             const PortSpec* port = nullptr;
             if (node.type != nullptr)
                 for (const PortSpec& candidate : node.type->inputs)
-                    if (candidate.name == name) port = &candidate;
+                    if (candidate.name == name && !candidate.implied) port = &candidate;
             const std::string at = pointer_join(address, name);
             if (node.type != nullptr && port == nullptr) {
                 edges_known_ = false;
@@ -325,7 +326,7 @@ private:
         }
         if (node.type == nullptr) return;
         for (const PortSpec& port : node.type->inputs)
-            if (port.required && !in->contains(port.name) && !misspelt.contains(port.name))
+            if (port.required && !port.implied && !in->contains(port.name) && !misspelt.contains(port.name))
                 definition_.problem(
                     address, fmt::format("the port '{}' of {} is missing, expected {}{}", port.name, node.type->name,
                                          any_of(port.types), port.many ? ", one or more" : ""));

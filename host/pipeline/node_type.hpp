@@ -23,6 +23,7 @@ inline constexpr std::string_view kDataset = "dataset";  ///< dataset.json: reco
 inline constexpr std::string_view kEncoder = "encoder";  ///< encoder.safetensors
 inline constexpr std::string_view kCheckpoint = "checkpoint";  ///< encoder.safetensors, head.safetensors, training.json
 inline constexpr std::string_view kTaskVector = "task_vector";  ///< task_vector.safetensors
+inline constexpr std::string_view kFeatures = "features";       ///< features.safetensors, features.json
 inline constexpr std::string_view kHead = "head";               ///< a head with the encoder it was fitted on
 inline constexpr std::string_view kMetrics = "metrics";         ///< metrics.json, predictions.csv
 inline constexpr std::string_view kReport = "report";           ///< table.txt, .csv, .md, .json
@@ -33,6 +34,7 @@ struct PortSpec {
     std::vector<std::string> types;  ///< any of these
     bool many = false;               ///< takes a list; a single source counts as a list of one
     bool required = true;
+    bool implied = false;  ///< connected by the node type's expand(); a pipeline's text can't name it
     std::string summary;
 };
 
@@ -95,7 +97,8 @@ struct NodeType {
     std::function<void(TaskContext&)> run;
     /// Optional. Checks what the schema can't: appends problems with pointers below `pointer` (the node's "with").
     std::function<void(const GraphNode&, const Registry&, std::string_view pointer, std::vector<Diagnostic>&)> check;
-    /// Optional. Adds the nodes that this one implies (the table's own rows) and connects them.
+    /// Optional. Adds the nodes that this one implies (the table's own rows) and connects them. Called once for each
+    /// node, implied ones too.
     std::function<void(Graph&, size_t node)> expand;
 };
 

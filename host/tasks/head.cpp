@@ -1,42 +1,196 @@
 // head: a classifier for the union of labels on a frozen encoder. The work is in learn/run_head.cpp.
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <algorithm>
+
+#include "base/schema.hpp"
 #include "node_sources.hpp"
+#include "tasks/features.hpp"
 #include "tasks/node_types.hpp"
 #include "tasks/torch_runtime.hpp"
 
 namespace biophony {
 
+namespace {
+
+constexpr const char* kPublicItem = "dataset:synthetic";
+
+bool one_of(std::string_view text, std::initializer_list<std::string_view> list) {
+    return std::find(list.begin(), list.end(), text) != list.end();
+}
+
+bool takes_public(std::string_view kind) {
+    return one_of(kind, {"concatenate.public", "refit.public"});
+}
+bool takes_experts(std::string_view kind) {
+    return one_of(kind, {"concatenate.raw", "concatenate.public", "gated"});
+}
+/// Whether the encoder that is given takes part: experts that read their own encoders need no other, but for a gate.
+bool takes_encoder(std::string_view kind, bool own_encoders) {
+    return kind == "gated" || !takes_experts(kind) || !own_encoders;
+}
+
+struct Parameter {
+    const char* name;
+    std::initializer_list<std::string_view> kinds;
+};
+
+void check_head(const GraphNode& node, const Registry&, std::string_view pointer, std::vector<Diagnostic>& problems) {
+    static const Parameter kParameters[] = {
+        {"strength", {"ridge", "probe", "concatenate.public", "refit.public"}},
+        {"shrinkage", {"lda", "gated"}},
+        {"priors", {"lda", "gated"}},
+        {"k", {"knn"}},
+        {"shared_species", {"concatenate.raw", "concatenate.public", "refit.public"}},
+        {"own_encoders", {"concatenate.raw", "concatenate.public", "gated"}},
+        {"pooling",
+         {"ridge", "lda", "prototype", "concatenate.public", "refit.public", "gated", "probe", "probe.nihal2026",
+          "knn"}}};
+    const std::string kind = node.params.at("kind");
+    // Where an axis gives the kind, one text serves all kinds: what only some of them use is no mistake.
+    const bool one_of_many = node.axis_of.contains("/kind");
+    auto wrong = [&](const char* at, const std::string& message) {
+        problems.push_back({Code::kInvalid, {.pointer = pointer_join(pointer, at)}, message});
+    };
+    for (const Parameter& parameter : kParameters)
+        if (node.params.contains(parameter.name) && !one_of(kind, parameter.kinds) && !one_of_many)
+            wrong(parameter.name, fmt::format("a head of the kind '{}' has no '{}'; it belongs to {}", kind,
+                                              parameter.name, fmt::join(parameter.kinds, ", ")));
+    if (takes_experts(kind) && !node.inputs.contains("experts"))
+        wrong("kind", fmt::format("a head of the kind '{}' is made of the contributors' own heads; connect them to the "
+                                  "port 'experts'",
+                                  kind));
+    if (node.inputs.contains("public") && !takes_public(kind) && !one_of_many)
+        wrong("kind", fmt::format("a head of the kind '{}' uses no public clips; the port 'public' is for "
+                                  "concatenate.public and refit.public",
+                                  kind));
+    const bool own = node.params.value("own_encoders", false), needed = takes_encoder(kind, own);
+    if (needed && !node.inputs.contains("encoder"))
+        wrong("kind", fmt::format("the port 'encoder' of head is missing, expected encoder or checkpoint{}",
+                                  takes_experts(kind) && kind != "gated" ? "; only experts with \"own_encoders\": true "
+                                                                           "need none"
+                                                                         : ""));
+    if (!needed && node.inputs.contains("encoder"))
+        wrong("own_encoders", fmt::format("each head of '{}' reads its own expert's encoder, so the port 'encoder' has "
+                                          "no use; take it out",
+                                          kind));
+}
+
+/// Sounds that belong to nobody: recordings of places without animals, always the same.
+size_t imply_public(Graph& graph, const GraphNode& head) {
+    constexpr const char* kId = "public:background";
+    if (const size_t there = graph.index_of(kId); there < graph.nodes.size()) return there;
+    const ItemInfo* item = graph.registry->find("dataset", "synthetic");
+    GraphNode node;
+    node.params = {
+        {"group", "background"}, {"group_name", "public"}, {"recordings", 60}, {"clips", 2}, {"clip_seconds", 3}};
+    std::vector<Diagnostic> problems;
+    if (item != nullptr) {
+        Json own = {{"group_name", "public"}}, theirs = node.params;
+        theirs.erase("group_name");
+        apply_schema(node_types().find("dataset")->parameters, own, "", problems);
+        apply_schema(item->parameters, theirs, "", problems);
+        theirs.update(own);
+        node.params = theirs;
+    }
+    if (item == nullptr || !problems.empty())
+        throw Error(Code::kInvalid,
+                    fmt::format("'{}' needs clips that are public; connect data sets to the port 'public' ({} with the "
+                                "group 'background', which stands in for them, is not installed)",
+                                head.id, kPublicItem));
+    node.id = node.stem = kId;
+    node.type = node_types().find("dataset");
+    node.item = item;
+    node.implied = true;
+    node.where = head.where;
+    graph.nodes.push_back(std::move(node));
+    return graph.nodes.size() - 1;
+}
+
+void expand_head(Graph& graph, size_t index) {
+    const GraphNode head = graph.nodes[index];
+    const std::string kind = head.params.at("kind");
+    if (takes_public(kind) && sources_of(head, "public").empty())
+        graph.nodes[index].inputs["public"] = {imply_public(graph, head)};
+    if (!takes_encoder(kind, head.params.value("own_encoders", false))) graph.nodes[index].inputs.erase("encoder");
+    const std::vector<size_t> data = sources_of(head, "data"), shared = sources_of(graph.nodes[index], "public"),
+                              experts = sources_of(head, "experts");
+    std::vector<FeaturesOf> wanted;
+    if (kind == "concatenate.public") {
+        // Which set is whose is known for sure when the experts are, by the groups that they have heard.
+        for (const size_t expert : experts) {
+            const std::vector<size_t> heard = sources_of(graph.nodes[expert], "data");
+            std::vector<size_t> own;
+            for (const size_t set : data)
+                if (std::find(heard.begin(), heard.end(), set) != heard.end()) own.push_back(set);
+            for (const size_t set : own.empty() ? data : own) wanted.push_back({expert, set});
+            for (const size_t set : shared) wanted.push_back({expert, set});
+        }
+    } else if (kind != "concatenate.raw") {
+        for (const size_t set : data) wanted.push_back({sources_of(head, "encoder").at(0), set});
+        for (const size_t set : shared) wanted.push_back({sources_of(head, "encoder").at(0), set});
+    }
+    imply_features(graph, index, wanted);
+}
+
+}  // namespace
+
 NodeType head_type() {
     return {
         .name = "head",
         .summary = "a classifier over all labels of its data on a frozen encoder",
-        .inputs = {{.name = "encoder", .types = {"encoder", "checkpoint"}, .summary = "stays as it is"},
+        .inputs = {{.name = "encoder",
+                    .types = {"encoder", "checkpoint"},
+                    .required = false,
+                    .summary = "stays as it is; needed by all but concatenations of experts with their own encoders"},
                    {.name = "data",
                     .types = {"dataset"},
                     .many = true,
-                    .summary = "one per contributor; each sends sums over its own train clips"},
+                    .summary = "one per contributor; what each sends of its own train clips depends on the kind"},
                    {.name = "experts",
                     .types = {"checkpoint"},
                     .many = true,
                     .required = false,
-                    .summary = "for kinds that use the contributors' own heads"}},
+                    .summary = "the contributors' own models, for concatenate.raw, concatenate.public and gated"},
+                   {.name = "public",
+                    .types = {"dataset"},
+                    .many = true,
+                    .required = false,
+                    .summary =
+                        "clips that everybody has, for concatenate.public and refit.public: all of them, whatever "
+                        "their labels, are \"other\"; without any, synthetic backgrounds"},
+                   {.name = "features", .types = {"features"}, .many = true, .required = false, .implied = true}},
         .output = std::string(port::kHead),
         .parameters = Json::parse(R"({
             "type": "object",
             "properties": {
-                "kind": {"enum": ["ridge"], "default": "ridge",
-                         "description": "ridge: ridge regression on one-hot labels from summed statistics: n, Σx, Σy, XᵀX, XᵀY, YᵀY"},
+                "kind": {"enum": ["ridge", "lda", "prototype", "concatenate.raw", "concatenate.public", "refit.public", "gated",
+                                  "probe", "probe.nihal2026", "knn"], "default": "ridge",
+                         "description": "what is fitted, and from what contributors send; docs/pipelines.md has the table"},
                 "name": {"type": "string", "default": "",
-                         "description": "what tables call the head; empty = its kind, pooling and strength where they aren't the defaults. Heads of different names are not compared"},
+                         "description": "what tables call the head; empty = its kind and the parameters that are given. Heads of different names are not compared"},
+                "pooling": {"enum": ["mean", "bands"],
+                            "description": "mean over all frames (default), or over time for each frequency band of the encoder; contributors' own heads keep theirs"},
                 "strength": {"type": "number", "exclusiveMinimum": 0,
-                             "description": "ridge penalty relative to the variance of the standardised features, which is 1; without it, chosen by generalised cross-validation"},
-                "pooling": {"enum": ["mean", "bands"], "default": "mean",
-                            "description": "mean over all frames, or over time for each frequency band of the encoder"},
-                "batch": {"type": "integer", "minimum": 1, "maximum": 4096, "default": 16, "description": "clips per forward pass"}
+                             "description": "of the penalty on standardised features; without it, ridge chooses by generalised cross-validation, the logistic regressions (probe, *.public) on the valid split"},
+                "shrinkage": {"type": "number", "exclusiveMinimum": 0, "maximum": 1,
+                              "description": "lda, gated: how far the covariance is drawn towards its diagonal; without it, the oracle approximating shrinkage"},
+                "priors": {"enum": ["uniform", "train"],
+                           "description": "lda, gated: all classes alike (default), or as frequent as in the train clips"},
+                "k": {"type": "integer", "minimum": 1, "maximum": 10000, "description": "knn: neighbours, default 5"},
+                "shared_species": {"enum": ["max", "mean"],
+                                   "description": "concatenations: the score of a label that several contributors have, default max"},
+                "own_encoders": {"type": "boolean",
+                                 "description": "concatenate.raw, concatenate.public, gated: each expert's head reads its own encoder, at as many times the cost"},
+                "batch": {"type": "integer", "minimum": 1, "maximum": 4096, "default": 16, "description": "windows per forward pass, for the features"}
             }
         })"),
         .torch = true,
         .sources = sources::k_head,
         .run = [](TaskContext& context) { torch_runtime().run_head(context); },
+        .check = check_head,
+        .expand = expand_head,
     };
 }
 

@@ -12,6 +12,7 @@ const NodeTypes& node_types() {
         all.add(fine_tune_type());
         all.add(task_vector_type());
         all.add(compose_type());
+        all.add(features_type());
         all.add(head_type());
         all.add(evaluate_type());
         all.add(table_type());

@@ -12,6 +12,7 @@ NodeType pretrain_type();
 NodeType fine_tune_type();
 NodeType task_vector_type();
 NodeType compose_type();
+NodeType features_type();
 NodeType head_type();
 NodeType evaluate_type();
 NodeType table_type();

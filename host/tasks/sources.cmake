@@ -4,18 +4,28 @@ set(decode audio base)
 set(weights weights base)
 set(learning learn linalg audio weights base)
 
-set(node_types dataset background encoder pretrain fine_tune task_vector compose head evaluate table)
+set(node_types dataset background encoder pretrain fine_tune task_vector compose features head evaluate table)
 set(dataset     ${decode} tasks/dataset.cpp tasks/splits.cpp tasks/splits.hpp tasks/clips.cpp tasks/clips.hpp)
 set(background  ${decode} tasks/background.cpp tasks/quiet.cpp tasks/quiet.hpp tasks/clips.cpp tasks/clips.hpp)
 set(encoder     learn weights base tasks/encoder.cpp)
 set(pretrain    ${learning} tasks/pretrain.cpp tasks/clips.cpp tasks/clips.hpp)
-set(fine_tune   ${learning} tasks/fine_tune.cpp tasks/clips.cpp tasks/clips.hpp)
+set(fine_tune   ${decode} weights/safetensors.cpp weights/safetensors.hpp weights/task_vector.cpp weights/task_vector.hpp weights/finite.hpp
+                linalg/linalg.cpp linalg/linalg.hpp learn/augment.cpp learn/augment.hpp learn/autocast.hpp learn/encoder.cpp learn/encoder.hpp
+                learn/model_files.cpp learn/model_files.hpp learn/optimiser.cpp learn/optimiser.hpp learn/pooling.cpp learn/pooling.hpp
+                learn/recipe.cpp learn/recipe.hpp learn/ridge.cpp learn/ridge.hpp learn/run_fine_tune.cpp learn/tensors.hpp learn/trainer.cpp
+                learn/trainer.hpp learn/windows.cpp learn/windows.hpp tasks/fine_tune.cpp tasks/clips.cpp tasks/clips.hpp)
 set(task_vector ${weights} tasks/task_vector.cpp)
 set(compose     base weights/finite.hpp weights/merge.cpp weights/merge.hpp weights/safetensors.cpp weights/safetensors.hpp
                 weights/stages.cpp weights/stages.hpp weights/task_vector.cpp weights/task_vector.hpp
                 plugins/merger_traits.cpp plugins/merger_traits.hpp linalg/lent.cpp tasks/compose.cpp)
-set(head        ${learning} tasks/head.cpp tasks/clips.cpp tasks/clips.hpp)
-set(evaluate    ${learning} measure tasks/evaluate.cpp tasks/clips.cpp tasks/clips.hpp)
+# Heads work on features; only what makes features listens.
+set(encoders    learn/encoder.cpp learn/encoder.hpp learn/pooling.cpp learn/pooling.hpp)
+set(feature_use ${weights} ${encoders} learn/features.cpp learn/features.hpp tasks/clips.cpp tasks/clips.hpp)
+set(head_use    ${feature_use} learn/model_files.cpp learn/model_files.hpp learn/head_model.cpp learn/head_model.hpp learn/tensors.hpp)
+set(features    ${decode} ${feature_use} learn/windows.cpp learn/windows.hpp learn/run_features.cpp tasks/features.cpp)
+set(head        ${head_use} linalg learn/ridge.cpp learn/ridge.hpp learn/discriminant.cpp learn/discriminant.hpp
+  learn/logistic.cpp learn/logistic.hpp learn/run_head.cpp tasks/head.cpp)
+set(evaluate    ${head_use} measure learn/run_evaluate.cpp tasks/evaluate.cpp)
 set(table       measure report base tasks/table.cpp)
 
 set(text "// Made by tasks/sources.cmake; do not edit.\n#pragma once\n\nnamespace biophony::sources {\n")

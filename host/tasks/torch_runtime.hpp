@@ -17,6 +17,7 @@ struct TorchRuntime {
     void (*run_encoder)(TaskContext&);
     void (*run_pretrain)(TaskContext&);
     void (*run_fine_tune)(TaskContext&);
+    void (*run_features)(TaskContext&);
     void (*run_head)(TaskContext&);
     void (*run_evaluate)(TaskContext&);
     /// The linear algebra that is lent to merge stages. Sets LibTorch to one thread a call, until the next torch node.

@@ -1,0 +1,70 @@
+// features: what an encoder makes of each window of a data set, for heads and evaluations. The work is in
+// learn/run_features.cpp.
+#include "tasks/features.hpp"
+
+#include <algorithm>
+
+#include "node_sources.hpp"
+#include "tasks/node_types.hpp"
+#include "tasks/torch_runtime.hpp"
+
+namespace biophony {
+
+std::vector<size_t> sources_of(const GraphNode& node, const std::string& port) {
+    const auto found = node.inputs.find(port);
+    return found == node.inputs.end() ? std::vector<size_t>{} : found->second;
+}
+
+std::vector<size_t> encoders_heard(const GraphNode& head) {
+    if (head.type->name != "head") return {};
+    std::vector<size_t> out = sources_of(head, "encoder");
+    if (head.params.value("own_encoders", false))
+        for (const size_t expert : sources_of(head, "experts")) out.push_back(expert);
+    return out;
+}
+
+void imply_features(Graph& graph, size_t user, const std::vector<FeaturesOf>& wanted) {
+    const NodeType& type = *node_types().find("features");
+    std::vector<size_t> connected;
+    for (const FeaturesOf& pair : wanted) {
+        const std::string id = "features:" + graph.nodes[pair.encoder].id + ":" + graph.nodes[pair.data].id;
+        size_t there = graph.index_of(id);
+        if (there == graph.nodes.size()) {
+            GraphNode node;
+            node.id = id;
+            node.stem = id;
+            node.type = &type;
+            node.params = {{"batch", graph.nodes[user].params.at("batch")}};
+            node.inputs = {{"encoder", {pair.encoder}}, {"data", {pair.data}}};
+            node.implied = true;
+            node.where = graph.nodes[user].where;
+            graph.nodes.push_back(std::move(node));
+        }
+        if (std::find(connected.begin(), connected.end(), there) == connected.end()) connected.push_back(there);
+    }
+    if (connected.empty())
+        graph.nodes[user].inputs.erase("features");
+    else
+        graph.nodes[user].inputs["features"] = connected;
+}
+
+NodeType features_type() {
+    return {
+        .name = "features",
+        .summary = "what an encoder makes of each window of a data set; heads and evaluations imply what they need",
+        .inputs = {{.name = "encoder", .types = {"encoder", "checkpoint"}, .summary = "stays as it is"},
+                   {.name = "data", .types = {"dataset"}, .summary = "its clips of all splits"}},
+        .output = std::string(port::kFeatures),
+        .parameters = Json::parse(R"({
+            "type": "object",
+            "properties": {
+                "batch": {"type": "integer", "minimum": 1, "maximum": 4096, "default": 16, "description": "windows per forward pass"}
+            }
+        })"),
+        .torch = true,
+        .sources = sources::k_features,
+        .run = [](TaskContext& context) { torch_runtime().run_features(context); },
+    };
+}
+
+}  // namespace biophony
