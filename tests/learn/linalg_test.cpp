@@ -22,6 +22,12 @@ using sdk::Matrix;
 
 namespace {
 
+/// Other tests have the threads that they had.
+struct KeepThreads {
+    ~KeepThreads() { at::set_num_threads(threads); }
+    int threads = at::get_num_threads();
+};
+
 Matrix matrix(size_t rows, size_t columns, std::vector<double> values) {
     Matrix out(rows, columns);
     REQUIRE(values.size() == out.values.size());
@@ -69,6 +75,7 @@ Matrix diagonal(const std::vector<double>& values) {
 }  // namespace
 
 TEST_CASE("svd: a = u s vt, orthonormal, descending, thin") {
+    const KeepThreads keep;
     const PluginCall call("merger:test");
     const sdk::Linalg algebra(lent_linalg(), call.get());
     // A 2 × 3 matrix whose singular values are known: 5 and 3 (Strang, Introduction to Linear Algebra, 7.2).
@@ -88,6 +95,7 @@ TEST_CASE("svd: a = u s vt, orthonormal, descending, thin") {
 }
 
 TEST_CASE("eigh: values ascending, vectors in columns") {
+    const KeepThreads keep;
     const PluginCall call("merger:test");
     const sdk::Linalg algebra(lent_linalg(), call.get());
     const sdk::Linalg::Eigh known = algebra.eigh(matrix(2, 2, {2, 1, 1, 2}));
@@ -102,6 +110,7 @@ TEST_CASE("eigh: values ascending, vectors in columns") {
 }
 
 TEST_CASE("gemm, with either matrix stored transposed") {
+    const KeepThreads keep;
     const PluginCall call("merger:test");
     const sdk::Linalg algebra(lent_linalg(), call.get());
     const Matrix two = algebra.multiply(matrix(2, 2, {1, 2, 3, 4}), matrix(2, 2, {5, 6, 7, 8}));
@@ -115,6 +124,7 @@ TEST_CASE("gemm, with either matrix stored transposed") {
 }
 
 TEST_CASE("what doesn't converge is told, not thrown") {
+    const KeepThreads keep;
     const PluginCall call("merger:test");
     const bph_linalg_v0* algebra = lent_linalg();
     const std::vector<double> bad(9, NAN);
@@ -130,6 +140,7 @@ TEST_CASE("what doesn't converge is told, not thrown") {
 }
 
 TEST_CASE("results don't depend on how many threads call at once, or on what ran before") {
+    const KeepThreads keep;
     const Matrix a = noise(150, 90, 9);
     auto bits = [&a](const bph_linalg_v0* table) {
         const PluginCall call("merger:test");
@@ -180,6 +191,7 @@ struct Flat : sdk::Merger {
 }  // namespace
 
 TEST_CASE("a merge with decompositions gives the same bytes on any number of threads") {
+    const KeepThreads keep;
     test::Setup setup(2);
     setup.base_file.values.clear();
     setup.base_file.shapes.clear();
