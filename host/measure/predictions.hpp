@@ -45,9 +45,6 @@ struct Predictions {
     std::vector<std::string> model_groups;  ///< whose clips the model's head has seen
     std::vector<PredictionGroup> groups;    ///< of the clips
     std::vector<ClipPrediction> clips;
-    std::string repeat;        ///< which of several trainings with other seeds; "" = the only one
-    std::string sends;         ///< what contributors send for the head: "sums", "own heads", "class means", "clips"
-    bool pools_clips = false;  ///< the head needs several contributors' clips in one place
     std::map<std::string, int> unseen;  ///< clips left out because the model doesn't know their label
 
     /// One line per clip, RFC 4180.
