@@ -22,6 +22,7 @@
 #include "base/error.hpp"
 #include "base/random.hpp"
 #include "learn/tensors.hpp"
+#include "linalg/linalg.hpp"
 
 namespace biophony {
 
@@ -134,7 +135,19 @@ LogisticModel fit_logistic(const Examples& train, const Examples& valid, int64_t
     const at::Tensor mean = raw.mean(0), squares = (raw - mean).square().mean(0);
     const at::Tensor inverse =
         at::where(squares > 1e-12 * raw.square().mean(0), squares.rsqrt(), at::zeros_like(squares));
-    Objective objective((raw - mean) * inverse, tensor_of(train.labels), classes);
+    at::Tensor x = (raw - mean) * inverse, basis;
+    // With fewer examples than features the weights lie in the span of the examples, where the problem is smaller.
+    if (x.size(0) < x.size(1)) {
+        const Eigen eigen = eigh(at::matmul(x, x.t()));
+        const at::Tensor kept = (eigen.values > 1e-12 * eigen.values.max()).nonzero().flatten();
+        const at::Tensor left = eigen.vectors.index_select(1, kept), length = eigen.values.index_select(0, kept).sqrt();
+        basis = at::matmul(x.t(), left) / length;  // (D, R), orthonormal columns
+        x = left * length;
+    }
+    auto shortened = [&](const at::Tensor& standard) {
+        return basis.defined() ? at::matmul(standard, basis) : standard;
+    };
+    Objective objective(x, tensor_of(train.labels), classes);
 
     LogisticModel model;
     at::Tensor at = at::zeros({objective.size()}, at::kDouble), gradient;
@@ -144,7 +157,7 @@ LogisticModel fit_logistic(const Examples& train, const Examples& valid, int64_t
         model.strength = 0.01;
     } else {
         // From strong to weak, each starting where the last ended.
-        const at::Tensor held_out = (valid.features.to(at::kDouble) - mean) * inverse;
+        const at::Tensor held_out = shortened((valid.features.to(at::kDouble) - mean) * inverse);
         const at::Tensor target = tensor_of(valid.labels);
         constexpr int kFirst = 2, kLast = -10;
         at::Tensor best;
@@ -168,9 +181,9 @@ LogisticModel fit_logistic(const Examples& train, const Examples& valid, int64_t
     objective.strength = model.strength;
     model.loss = minimise(objective, at, gradient, kTolerance, cancel);
     model.gradient = gradient.abs().max().item<double>();
-    const int64_t d = raw.size(1);
-    const at::Tensor w = at.view({classes, d + 1});
-    model.weight = (w.narrow(1, 0, d) * inverse).contiguous();
+    const int64_t d = x.size(1);
+    const at::Tensor w = at.view({classes, d + 1}), slopes = w.narrow(1, 0, d);
+    model.weight = ((basis.defined() ? at::matmul(slopes, basis.t()) : slopes) * inverse).contiguous();
     model.bias = w.select(1, d) - at::matmul(model.weight, mean);
     return model;
 }

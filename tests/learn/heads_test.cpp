@@ -222,6 +222,25 @@ TEST_CASE("logistic regression agrees with scikit-learn's, and its derivatives a
     CHECK_THROWS_WITH(fit_logistic(none, none, 3, 0.1, progress, cancel), Catch::Contains("found no clips"));
 }
 
+TEST_CASE("logistic regression on fewer examples than features is at its optimum, too") {
+    Quiet progress;
+    const Cancel cancel;
+    Examples all{at::zeros({20, 50}), {}};
+    Random random(3);
+    auto cells = all.features.accessor<float, 2>();
+    for (int64_t i = 0; i < 20; ++i) {
+        all.labels.push_back(i % 4);
+        for (int64_t j = 0; j < 50; ++j) cells[i][j] = static_cast<float>(random.normal() * static_cast<double>(j + 1));
+    }
+    const LogisticModel model = fit_logistic(all, {at::zeros({0, 50}), {}}, 4, 0.03, progress, cancel);
+    const at::Tensor x = all.features.to(at::kDouble), deviation = (x - x.mean(0)).square().mean(0).sqrt();
+    at::Tensor error = (at::matmul(x, model.weight.t()) + model.bias).softmax(1);
+    for (int64_t i = 0; i < 20; ++i) error[i][i % 4] -= 1;
+    const at::Tensor slopes = at::matmul(error.t(), (x - x.mean(0)) / deviation) / 20 + 0.03 * model.weight * deviation;
+    CHECK(slopes.abs().max().item<double>() < 1e-5);
+    CHECK(error.mean(0).abs().max().item<double>() < 1e-5);
+}
+
 TEST_CASE("the strength of a logistic regression is the best of its grid on the held-out clips") {
     Quiet progress;
     const Cancel cancel;
