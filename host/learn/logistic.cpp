@@ -172,8 +172,8 @@ LogisticModel fit_logistic(const Examples& train, const Examples& valid, int64_t
                 model.strength = objective.strength;
                 model.at_edge = half_decade == kFirst || half_decade == kLast;
                 best = at.clone();
-            } else if (loss > 2 * model.valid_loss) {
-                break;  // weaker ones only fit the train clips more closely
+            } else if (loss > 1.05 * model.valid_loss) {
+                break;  // weaker ones only fit the train clips more closely, and take longest
             }
         }
         at = best;

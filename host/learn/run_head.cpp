@@ -429,9 +429,22 @@ private:
         everybody.features = public_features(encoder);
         if (everybody.features.size(0) == 0) throw Error(Code::kRunFailed, "the public data sets have no clips");
         everybody.labels.assign(static_cast<size_t>(everybody.features.size(0)), other);
-        const LogisticModel fitted =
-            fit_logistic(joined({train, everybody}), examples(encoder, sets, Split::kValid, own), other + 1,
-                         number("strength"), *context_.progress, *context_.cancel);
+        // A contributor fits once, whatever its head is then put on: what is fitted in this process is remembered.
+        static std::map<std::string, LogisticModel> known;
+        Json key = {encoder.digest, to_string(pooling_), context_.params.value("strength", Json())};
+        for (const size_t set : sets) key.push_back(context_.input_list("data")[set].digest);
+        for (const InputArtefact& data : context_.input_list("public")) key.push_back({"public", data.digest});
+        auto found = known.find(key.dump());
+        if (found == known.end()) {
+            constexpr size_t kMost = 64;
+            if (known.size() >= kMost) known.clear();
+            found = known
+                        .emplace(key.dump(), fit_logistic(joined({train, everybody}),
+                                                          examples(encoder, sets, Split::kValid, own), other + 1,
+                                                          number("strength"), *context_.progress, *context_.cancel))
+                        .first;
+        }
+        const LogisticModel& fitted = found->second;
         details_["contributors"].push_back({{"name", contributor},
                                             {"labels", own},
                                             {"train_windows", train.labels.size()},
