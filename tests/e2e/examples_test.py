@@ -110,17 +110,22 @@ class Examples(unittest.TestCase):
     def test_real_recordings_as_they_lie(self):
         with Folder() as folder:
             clips_csv(folder.path)
-            params = {"encoder": dict(TINY, window_seconds=1.0)}
+            tiny = dict(TINY, window_seconds=1.0)
+            params = {"base": tiny, "encoder": tiny}
             folder.write("params.json", params)
-            run = folder.run("run", str(PIPELINES / "real" / "three-taxa.json"), "--out", "run", "--threads", "2",
+            kinds = ["concatenate.raw", "concatenate.public", "gated", "ridge"]
+            run = folder.run("run", str(PIPELINES / "real" / "table.json"), "--out", "run", "--threads", "2",
                              "--params", "params.json", "--set", f"params.recordings={folder.path / 'clips.csv'}",
-                             "--set", "axes.fold=[0]", "--set", "expert.epochs=1", "--set", "joint.epochs=1")
+                             "--set", "axes.fold=[0]", "--set", "axes.seed=[1]", "--set", "expert.epochs=1", "--set", "joint.epochs=1",
+                             "--set", 'axes.merge=["average","iso-c"]', "--set", f"axes.kind={json.dumps(kinds)}", "--set", "axes.lambda=[2]")
             self.assertEqual(run.returncode, 0, run.stderr)
             table = json.loads((folder.path / "run" / "nodes" / "table" / "table.json").read_text())
             rows = {(row["model"], row["head"]) for row in table["rows"]}
-            self.assertEqual(rows, {("joint", "own"), ("joint", "ridge"), ("specialists", "own"), ("average", "ridge"), ("base", "ridge"),
-                                    ("mel-statistics", "ridge"), ("random-start", "ridge")})
-            self.assertEqual(len(table["compare"]), 5)
+            everywhere = {(model, kind) for model in ("average", "iso-c", "joint", "base", "random step", "random-start") for kind in kinds}
+            self.assertEqual(rows, everywhere | {("joint", "own"), ("specialists", "own"), ("mel-statistics", "ridge")}
+                             | {("ensemble", kind) for kind in kinds if kind != "ridge"}
+                             | {("task arithmetic, λ_mean 2", kind) for kind in ("ridge", "gated")})
+            self.assertEqual(len(table["compare"]), 7)
             # One recording of five of each of six labels; the rare label is left out.
             self.assertEqual(table["clips"], 6)
             self.assertIn("random-start", run.stdout)
