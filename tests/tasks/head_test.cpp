@@ -40,7 +40,7 @@ Graph graph_of(const std::function<void(Json&)>& change, std::string& told, bool
             "clips[taxon]": {"use": "dataset:folder", "with": {"folder": "/tmp"}},
             "elsewhere": {"use": "dataset:folder", "with": {"folder": "/tmp"}},
             "expert[taxon]": {"use": "fine-tune", "in": {"encoder": "base", "data": "clips[taxon]"}},
-            "model": {"use": "head", "in": {"encoder": "merged", "data": ["clips[*]"]}, "with": {"batch": 7}},
+            "model": {"use": "head", "in": {"encoder": "merged", "data": ["clips[*]"]}},
             "score": {"use": "evaluate", "in": {"model": "model", "data": ["clips[*]", "elsewhere"]}},
             "table": {"use": "table", "in": {"scores": ["score"], "base": "base", "experts": ["expert[*]"]}}
         }
@@ -107,7 +107,7 @@ TEST_CASE("heads and evaluations imply features, once for each encoder and data 
     const GraphNode& made = graph.nodes[graph.index_of("features:merged:clips[bird]")];
     CHECK(made.implied);
     CHECK(made.type->name == "features");
-    CHECK(made.params == Json{{"batch", 7}});
+    CHECK(made.params == Json{{"batch", 16}});
 }
 
 TEST_CASE("what each kind of head hears") {
