@@ -28,7 +28,7 @@ namespace biophony {
 
 namespace {
 
-constexpr double kTolerance = 1e-6, kSearchTolerance = 1e-4;
+constexpr double kSearchTolerance = 1e-4;
 
 /// The mean cross-entropy and its derivative with respect to the scores, (N, C).
 double cross_entropy(const at::Tensor& scores, const at::Tensor& target, at::Tensor* derivative = nullptr) {
@@ -161,25 +161,27 @@ LogisticModel fit_logistic(const Examples& train, const Examples& valid, int64_t
         const at::Tensor target = tensor_of(valid.labels);
         constexpr int kFirst = 2, kLast = -10;
         at::Tensor best;
-        model.valid_loss = std::numeric_limits<double>::infinity();
+        double least = std::numeric_limits<double>::infinity();
         for (int half_decade = kFirst; half_decade >= kLast; --half_decade) {
             objective.strength = std::pow(10.0, half_decade / 2.0);
             minimise(objective, at, gradient, kSearchTolerance, cancel);
             const double loss = cross_entropy(objective.scores(at, held_out), target);
             progress.update(kFirst - half_decade + 1, kFirst - kLast + 1, "strengths");
-            if (loss < model.valid_loss) {
-                model.valid_loss = loss;
+            if (loss < least) {
+                least = loss;
                 model.strength = objective.strength;
                 model.at_edge = half_decade == kFirst || half_decade == kLast;
                 best = at.clone();
-            } else if (loss > 1.05 * model.valid_loss) {
+            } else if (loss > 1.05 * least) {
                 break;  // weaker ones only fit the train clips more closely, and take longest
             }
         }
+        if (!best.defined()) throw Error(Code::kRunFailed, "no strength gives the valid clips a finite cross-entropy");
+        model.valid_loss = least;
         at = best;
     }
     objective.strength = model.strength;
-    model.loss = minimise(objective, at, gradient, kTolerance, cancel);
+    model.loss = minimise(objective, at, gradient, kLogisticTolerance, cancel);
     model.gradient = gradient.abs().max().item<double>();
     const int64_t d = x.size(1);
     const at::Tensor w = at.view({classes, d + 1}), slopes = w.narrow(1, 0, d);

@@ -17,14 +17,18 @@ struct Examples {
     std::vector<int64_t> labels;
 };
 
+/// No derivative of a fit is above this at its end, but where rounding allows no lower one.
+inline constexpr double kLogisticTolerance = 1e-6;
+
 struct LogisticModel {
-    at::Tensor weight;      ///< (C, D) float64, for the features as they are
-    at::Tensor bias;        ///< (C) float64
-    double strength = 0;    ///< λ below
-    double loss = 0;        ///< what was minimised, at the end
-    double gradient = 0;    ///< the largest of its derivatives there
-    double valid_loss = 0;  ///< mean cross-entropy of the held-out examples, where the strength was chosen
-    bool at_edge = false;   ///< the best strength was the first or last of the grid
+    at::Tensor weight;    ///< (C, D) float64, for the features as they are
+    at::Tensor bias;      ///< (C) float64
+    double strength = 0;  ///< λ below
+    double loss = 0;      ///< what was minimised, at the end
+    double gradient = 0;  ///< the largest of its derivatives there
+    std::optional<double>
+        valid_loss;        ///< mean cross-entropy of the held-out examples; only where the strength was chosen
+    bool at_edge = false;  ///< the best strength was the first or last of the grid
 };
 
 /// Minimises mean cross-entropy + λ/2 · |W|² over features standardised by their mean and deviation, the intercept

@@ -4,11 +4,12 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cmath>
 #include <map>
 #include <numeric>
 
 #include "base/files.hpp"
-#include "learn/features.hpp"
+#include "learn/finite_features.hpp"
 #include "learn/head_model.hpp"
 #include "learn/model_files.hpp"
 #include "learn/runtime.hpp"
@@ -63,10 +64,22 @@ void run_evaluate(TaskContext& context) {
         if (encoders[e].empty()) continue;
         const bool first = features.empty();
         for (size_t s = 0; s < sets.size(); ++s) {
-            features[e].push_back(find_features(context.input_list("features"), encoders[e], data[s].digest));
-            if (!first) continue;
-            for (const int64_t w : features[e].back().windows_of(sets[s], split))
-                windows.push_back({s, static_cast<size_t>(features[e].back().clips[static_cast<size_t>(w)])});
+            const std::vector<InputArtefact>& port = context.input_list("features");
+            features[e].push_back(finite_features(port, encoders[e], data[s].digest, sets[s]));
+            const FeatureSet& mine = features[e].back();
+            if (!first) {
+                const FeatureSet& other = features.begin()->second[s];
+                if (mine.clips != other.clips)
+                    throw Error(Code::kRunFailed,
+                                fmt::format("'{}' and '{}', which '{}' reads side by side, have {} and {} windows of "
+                                            "the same clips; expected encoders whose windows are of one length",
+                                            features_node(port, other.encoder, data[s].digest),
+                                            features_node(port, encoders[e], data[s].digest), input.node,
+                                            other.clips.size(), mine.clips.size()));
+                continue;
+            }
+            for (const int64_t w : mine.windows_of(sets[s], split))
+                windows.push_back({s, static_cast<size_t>(mine.clips[static_cast<size_t>(w)])});
         }
     }
     const at::Tensor scores = head.scores([&](size_t encoder, Pooling pooling) {
@@ -116,6 +129,12 @@ void run_evaluate(TaskContext& context) {
         for (double& value : mean) value /= static_cast<double>(count);
         const ClipSet& set = sets[first.set];
         const Clip& clip = set.clips[first.clip];
+        if (!std::all_of(mean.begin(), mean.end(), [](double score) { return std::isfinite(score); }))
+            throw Error(Code::kRunFailed,
+                        fmt::format("'{}' gives the clip {:.3f}–{:.3f} s of '{}' ('{}') scores that are infinite or "
+                                    "not numbers, though its features are numbers",
+                                    input.node, clip.start_s, clip.end_s, set.recordings[clip.recording].id,
+                                    data[first.set].node));
         const auto truth = static_cast<int>(class_of(head.labels, clip.label));
         if (truth < 0) {
             ++predictions.unseen[clip.label];

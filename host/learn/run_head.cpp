@@ -10,7 +10,7 @@
 
 #include "learn/discriminant.hpp"
 #include "learn/encoder.hpp"
-#include "learn/features.hpp"
+#include "learn/finite_features.hpp"
 #include "learn/head_model.hpp"
 #include "learn/logistic.hpp"
 #include "learn/model_files.hpp"
@@ -152,17 +152,18 @@ private:
         return context_.params[parameter].get<double>();
     }
 
-    const FeatureSet& features(const InputArtefact& encoder, const InputArtefact& data) {
+    const FeatureSet& features(const InputArtefact& encoder, const InputArtefact& data, const ClipSet& clips) {
         const auto key = std::pair(encoder.digest, data.digest);
         const auto found = features_.find(key);
         if (found != features_.end()) return found->second;
-        return features_.emplace(key, find_features(context_.input_list("features"), encoder.digest, data.digest))
+        return features_
+            .emplace(key, finite_features(context_.input_list("features"), encoder.digest, data.digest, clips))
             .first->second;
     }
 
     /// The windows of one set's split whose label is among `labels`.
     Examples examples(const InputArtefact& encoder, size_t set, Split split, const std::vector<std::string>& labels) {
-        const FeatureSet& from = features(encoder, context_.input_list("data")[set]);
+        const FeatureSet& from = features(encoder, context_.input_list("data")[set], sets_[set]);
         std::vector<int64_t> rows;
         Examples out;
         for (const int64_t w : from.windows_of(sets_[set], split)) {
@@ -348,6 +349,13 @@ private:
         return part;
     }
 
+    /// What an expert's contributor is called: "frog", "frog+bird".
+    std::string groups_of(const Expert& expert) const {
+        std::vector<std::string> groups;
+        for (const size_t set : expert.sets) groups.push_back(sets_[set].group);
+        return fmt::format("{}", fmt::join(groups, "+"));
+    }
+
     size_t encoder_of(size_t expert) const { return own_encoders_ ? expert + 1 : 0; }
 
     void check_covered(const std::vector<LinearPart>& parts) const {
@@ -399,23 +407,62 @@ private:
 
     void concatenate_raw() { side_by_side(own_heads(experts())); }
 
-    /// All windows of the public sets on this encoder.
-    at::Tensor public_features(const InputArtefact& encoder) {
-        std::set<std::string> ours;
-        for (const ClipSet& set : sets_)
-            for (const ClipRecording& recording : set.recordings) ours.insert(recording.content);
-        std::vector<at::Tensor> parts;
-        for (const InputArtefact& data : context_.input_list("public")) {
-            for (const ClipRecording& recording : ClipSet::load(data.folder).recordings)
-                if (ours.contains(recording.content))
-                    throw Error(Code::kRunFailed,
-                                fmt::format("the recording '{}' is in the public data set '{}' and in a data set of "
-                                            "this head; public clips must show none of the labels",
-                                            recording.id, data.node));
-            parts.push_back(features(encoder, data).pooled(pooling_));
-        }
-        return at::cat(parts);
+    /// What says that two recordings are the same: their content, and their unit in one table (files of one recording,
+    /// such as cut calls, differ in content).
+    static std::vector<std::vector<std::string>> identities(const ClipSet& set, const ClipRecording& recording) {
+        std::vector<std::vector<std::string>> out = {{recording.content}};
+        if (const std::string table = set.params.value("file", ""); !table.empty())
+            out.push_back({set.item, table, recording.unit});
+        return out;
     }
+
+    /// The windows of the public sets on this encoder, all of the class `other`. Nobody is tested on public clips, so
+    /// those of the test split are train clips, too.
+    struct PublicExamples {
+        Examples train, valid;
+    };
+    PublicExamples public_examples(const InputArtefact& encoder, int64_t other) {
+        std::set<std::vector<std::string>> ours;
+        for (const ClipSet& set : sets_)
+            for (const ClipRecording& recording : set.recordings)
+                for (const auto& identity : identities(set, recording)) ours.insert(identity);
+        std::vector<Examples> train, valid;
+        for (const InputArtefact& data : context_.input_list("public")) {
+            const ClipSet set = ClipSet::load(data.folder);
+            for (const ClipRecording& recording : set.recordings)
+                for (const auto& identity : identities(set, recording))
+                    if (ours.contains(identity))
+                        throw Error(Code::kRunFailed,
+                                    fmt::format("the recording '{}' is in the public data set '{}' and in a data set "
+                                                "of this head; public clips must show none of the labels",
+                                                recording.id, data.node));
+            const FeatureSet& from = features(encoder, data, set);
+            const at::Tensor all = from.pooled(pooling_);
+            std::vector<int64_t> rows[2];
+            for (size_t w = 0; w < from.clips.size(); ++w)
+                rows[set.clips.at(static_cast<size_t>(from.clips[w])).split == Split::kValid].push_back(
+                    static_cast<int64_t>(w));
+            for (const bool held_out : {false, true})
+                (held_out ? valid : train)
+                    .push_back({all.index_select(0, tensor_of(rows[held_out])),
+                                std::vector<int64_t>(rows[held_out].size(), other)});
+        }
+        return {joined(train), joined(valid)};
+    }
+
+    /// What users should know of a fit.
+    void note_fit(const LogisticModel& model, const std::string& contributor = "") {
+        const std::string whose = contributor.empty() ? "" : fmt::format(" of '{}'", contributor);
+        if (model.at_edge)
+            context_.note(fmt::format("the best strength{}, {:.3g}, lies at the edge of the grid that was searched",
+                                      whose, model.strength));
+        if (model.gradient > kLogisticTolerance)
+            context_.note(
+                fmt::format("the fit{} ended before its optimum: its largest derivative is {:.3g}, expected "
+                            "at most {:.3g}",
+                            whose, model.gradient, kLogisticTolerance));
+    }
+    static Json told_of(const std::optional<double>& value) { return value ? Json(*value) : Json(nullptr); }
 
     /// One contributor's logistic regression with the public clips as one more class, as log-odds against it.
     LinearPart against_public(const InputArtefact& encoder, const std::vector<size_t>& sets,
@@ -424,11 +471,11 @@ private:
         if (own.empty())
             throw Error(Code::kRunFailed, fmt::format("the contributor '{}' has no train clips", contributor));
         const auto other = static_cast<int64_t>(own.size());
-        Examples train = examples(encoder, sets, Split::kTrain, own), everybody;
+        const Examples train = examples(encoder, sets, Split::kTrain, own);
         windows_ += train.labels.size();
-        everybody.features = public_features(encoder);
-        if (everybody.features.size(0) == 0) throw Error(Code::kRunFailed, "the public data sets have no clips");
-        everybody.labels.assign(static_cast<size_t>(everybody.features.size(0)), other);
+        const PublicExamples everybody = public_examples(encoder, other);
+        if (everybody.train.labels.empty())
+            throw Error(Code::kRunFailed, "the public data sets have no clips outside of the valid split");
         // A contributor fits once, whatever its head is then put on: what is fitted in this process is remembered.
         static std::map<std::string, LogisticModel> known;
         Json key = {encoder.digest, to_string(pooling_), context_.params.value("strength", Json())};
@@ -438,20 +485,24 @@ private:
         if (found == known.end()) {
             constexpr size_t kMost = 64;
             if (known.size() >= kMost) known.clear();
+            // Public clips alone would favour whatever calls everything "other".
+            Examples valid = examples(encoder, sets, Split::kValid, own);
+            if (!valid.labels.empty()) valid = joined({valid, everybody.valid});
             found = known
-                        .emplace(key.dump(), fit_logistic(joined({train, everybody}),
-                                                          examples(encoder, sets, Split::kValid, own), other + 1,
+                        .emplace(key.dump(), fit_logistic(joined({train, everybody.train}), valid, other + 1,
                                                           number("strength"), *context_.progress, *context_.cancel))
                         .first;
         }
         const LogisticModel& fitted = found->second;
+        note_fit(fitted, contributor);
         details_["contributors"].push_back({{"name", contributor},
                                             {"labels", own},
                                             {"train_windows", train.labels.size()},
-                                            {"public_windows", everybody.labels.size()},
+                                            {"public_windows", everybody.train.labels.size()},
                                             {"strength", fitted.strength},
-                                            {"valid_loss", fitted.valid_loss},
-                                            {"strength_at_edge", fitted.at_edge}});
+                                            {"valid_loss", told_of(fitted.valid_loss)},
+                                            {"strength_at_edge", fitted.at_edge},
+                                            {"largest_derivative", fitted.gradient}});
         return part_of(fitted.weight.narrow(0, 0, other) - fitted.weight[other],
                        fitted.bias.narrow(0, 0, other) - fitted.bias[other], own, pooling_, heard_by);
     }
@@ -460,7 +511,7 @@ private:
         const std::vector<Expert> all = experts();
         std::vector<LinearPart> parts;
         for (size_t e = 0; e < all.size(); ++e) {
-            parts.push_back(against_public(*all[e].artefact, all[e].sets, all[e].artefact->node, encoder_of(e)));
+            parts.push_back(against_public(*all[e].artefact, all[e].sets, groups_of(all[e]), encoder_of(e)));
             check_width(parts.back(), all[e].artefact->node);
         }
         check_covered(parts);
@@ -478,11 +529,7 @@ private:
         const std::vector<Expert> all = experts();
         if (all.size() < 2) throw Error(Code::kRunFailed, "found one expert, expected at least 2 to choose between");
         std::vector<std::string> names;
-        for (const Expert& expert : all) {
-            std::vector<std::string> groups;
-            for (const size_t set : expert.sets) groups.push_back(sets_[set].group);
-            names.push_back(fmt::format("{}", fmt::join(groups, "+")));
-        }
+        for (const Expert& expert : all) names.push_back(groups_of(expert));
         std::optional<RidgeSums> total;
         for (size_t e = 0; e < all.size(); ++e) {
             Examples own = examples(context_.input("encoder"), all[e].sets, Split::kTrain, labels_);
@@ -520,12 +567,10 @@ private:
         }
         const LogisticModel model = fit_logistic(train, examples(encoder, all_sets(), Split::kValid, labels_), classes,
                                                  number("strength"), *context_.progress, *context_.cancel);
-        if (model.at_edge)
-            context_.note(fmt::format("the best strength, {:.3g}, lies at the edge of the grid that was searched",
-                                      model.strength));
+        note_fit(model);
         linear(model.weight, model.bias);
         details_.update({{"strength", model.strength},
-                         {"valid_loss", model.valid_loss},
+                         {"valid_loss", told_of(model.valid_loss)},
                          {"strength_at_edge", model.at_edge},
                          {"largest_derivative", model.gradient}});
         told_ = fmt::format(", strength {:.2g}", model.strength);

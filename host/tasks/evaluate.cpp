@@ -16,7 +16,7 @@ void expand_evaluate(Graph& graph, size_t index) {
         for (const size_t encoder : is_head ? encoders_heard(graph.nodes[model]) : std::vector{model})
             for (const size_t set : sources_of(graph.nodes[index], "data")) wanted.push_back({encoder, set});
     }
-    imply_features(graph, index, wanted);
+    connect_features(graph, index, wanted);
 }
 
 }  // namespace
@@ -34,8 +34,7 @@ NodeType evaluate_type() {
             "properties": {
                 "split": {"enum": ["train", "valid", "test"], "default": "test", "description": "which clips"},
                 "row": {"type": "string", "default": "", "description": "what a table calls this model; empty = the node's axis values, else its name"},
-                "repeat": {"type": ["string", "number"], "default": "", "description": "which of several trainings with other seeds this is; tables average the repeats of a clip"},
-                "batch": {"type": "integer", "minimum": 1, "maximum": 4096, "default": 16, "description": "windows per forward pass, for the features"}
+                "repeat": {"type": ["string", "number"], "default": "", "description": "which of several trainings with other seeds this is; tables average the repeats of a clip"}
             }
         })"),
         .torch = true,

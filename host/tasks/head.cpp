@@ -3,6 +3,7 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
+#include <set>
 
 #include "base/schema.hpp"
 #include "node_sources.hpp"
@@ -36,17 +37,17 @@ struct Parameter {
     std::initializer_list<std::string_view> kinds;
 };
 
+const Parameter kParameters[] = {
+    {"strength", {"ridge", "probe", "concatenate.public", "refit.public"}},
+    {"shrinkage", {"lda", "gated"}},
+    {"priors", {"lda", "gated"}},
+    {"k", {"knn"}},
+    {"shared_species", {"concatenate.raw", "concatenate.public", "refit.public"}},
+    {"own_encoders", {"concatenate.raw", "concatenate.public", "gated"}},
+    {"pooling",
+     {"ridge", "lda", "prototype", "concatenate.public", "refit.public", "gated", "probe", "probe.nihal2026", "knn"}}};
+
 void check_head(const GraphNode& node, const Registry&, std::string_view pointer, std::vector<Diagnostic>& problems) {
-    static const Parameter kParameters[] = {
-        {"strength", {"ridge", "probe", "concatenate.public", "refit.public"}},
-        {"shrinkage", {"lda", "gated"}},
-        {"priors", {"lda", "gated"}},
-        {"k", {"knn"}},
-        {"shared_species", {"concatenate.raw", "concatenate.public", "refit.public"}},
-        {"own_encoders", {"concatenate.raw", "concatenate.public", "gated"}},
-        {"pooling",
-         {"ridge", "lda", "prototype", "concatenate.public", "refit.public", "gated", "probe", "probe.nihal2026",
-          "knn"}}};
     const std::string kind = node.params.at("kind");
     // Where an axis gives the kind, one text serves all kinds: what only some of them use is no mistake.
     const bool one_of_many = node.axis_of.contains("/kind");
@@ -108,12 +109,112 @@ size_t imply_public(Graph& graph, const GraphNode& head) {
     return graph.nodes.size() - 1;
 }
 
+/// A model, or one that it was made from, and a data set that it was trained on.
+struct Heard {
+    size_t model = 0, data = 0;
+};
+
+/// What a model and all those that it was made from (compositions, task vectors, trainings) were trained on.
+std::vector<Heard> heard_by(const Graph& graph, size_t model) {
+    std::vector<Heard> out;
+    std::vector<size_t> open = {model};
+    std::set<size_t> seen = {model};
+    while (!open.empty()) {
+        const size_t at = open.back();
+        open.pop_back();
+        for (const auto& [port, sources] : graph.nodes[at].inputs)
+            for (const size_t source : sources) {
+                if (graph.nodes[source].output() == port::kDataset)
+                    out.push_back({at, source});
+                else if (seen.insert(source).second)
+                    open.push_back(source);
+            }
+    }
+    return out;
+}
+
+/// Whether `set` is none of `data`, but another fold of one of them: nodes of one name in the text that differ in their
+/// split alone, or in an axis of which all of `data` have one value.
+bool another_fold(const Graph& graph, size_t set, const std::vector<size_t>& data) {
+    if (std::find(data.begin(), data.end(), set) != data.end()) return false;
+    const GraphNode& other = graph.nodes[set];
+    auto recordings = [](const GraphNode& node) {
+        Json params = node.params;
+        params.erase("split");
+        return params;
+    };
+    std::vector<const GraphNode*> alike;
+    for (const size_t d : data)
+        if (graph.nodes[d].stem == other.stem) alike.push_back(&graph.nodes[d]);
+    for (const GraphNode* node : alike)
+        if (node->item == other.item && node->inputs == other.inputs && node->params == other.params) return false;
+    for (const GraphNode* node : alike)
+        if (node->item == other.item && node->inputs == other.inputs && recordings(*node) == recordings(other))
+            return true;
+    if (alike.size() < 2) return false;
+    return std::any_of(other.axes.begin(), other.axes.end(), [&](const auto& axis) {
+        auto value_of = [&](const GraphNode& node) {
+            for (const auto& [name, value] : node.axes)
+                if (name == axis.first) return value;
+            return std::string();
+        };
+        const std::string value = value_of(*alike[0]);
+        return value != axis.second &&
+               std::all_of(alike.begin(), alike.end(), [&](const GraphNode* node) { return value_of(*node) == value; });
+    });
+}
+
+/// A head whose encoder or experts were trained on another fold of its data would be tested on what they have heard.
+void check_folds(const Graph& graph, const GraphNode& head) {
+    const std::vector<size_t> data = sources_of(head, "data");
+    auto ids = [&](const std::vector<size_t>& nodes) {
+        std::vector<std::string> out;
+        for (const size_t n : nodes) out.push_back("'" + graph.nodes[n].id + "'");
+        return fmt::format("{}", fmt::join(out, ", "));
+    };
+    for (const char* port : {"encoder", "experts"})
+        for (const size_t model : sources_of(head, port)) {
+            const std::string& id = graph.nodes[model].id;
+            for (const Heard& heard : heard_by(graph, model))
+                if (another_fold(graph, heard.data, data))
+                    throw Error(Code::kInvalid,
+                                fmt::format("'{}' is fitted on {}, but {} was trained on '{}', another fold of it, so "
+                                            "the model would be tested on what it was trained on; expected models that "
+                                            "were trained on the head's own data sets",
+                                            head.id, ids(data),
+                                            heard.model == model ? fmt::format("'{}'", id)
+                                                                 : fmt::format("'{}', which '{}' is made from,",
+                                                                               graph.nodes[heard.model].id, id),
+                                            graph.nodes[heard.data].id));
+        }
+    for (const size_t expert : sources_of(head, "experts")) {
+        const std::vector<size_t> heard = sources_of(graph.nodes[expert], "data");
+        if (std::none_of(heard.begin(), heard.end(),
+                         [&](size_t set) { return std::find(data.begin(), data.end(), set) != data.end(); }))
+            throw Error(
+                Code::kInvalid,
+                fmt::format("the expert '{}' was trained on {}, which are none of the data sets of '{}' ({}); "
+                            "expected experts that were trained on the head's data sets",
+                            graph.nodes[expert].id, heard.empty() ? "no data set" : ids(heard), head.id, ids(data)));
+    }
+}
+
 void expand_head(Graph& graph, size_t index) {
+    {
+        // What the kind doesn't use, which only an axis allows, says nothing about the head and isn't part of its key.
+        GraphNode& node = graph.nodes[index];
+        const std::string kind = node.params.at("kind");
+        for (const Parameter& parameter : kParameters)
+            if (!one_of(kind, parameter.kinds)) node.params.erase(parameter.name);
+        if (!takes_public(kind)) node.inputs.erase("public");
+        if (!takes_experts(kind)) node.inputs.erase("experts");
+        if (!takes_encoder(kind, node.params.value("own_encoders", false))) node.inputs.erase("encoder");
+    }
     const GraphNode head = graph.nodes[index];
     const std::string kind = head.params.at("kind");
+    check_folds(graph, head);
     if (takes_public(kind) && sources_of(head, "public").empty())
         graph.nodes[index].inputs["public"] = {imply_public(graph, head)};
-    if (!takes_encoder(kind, head.params.value("own_encoders", false))) graph.nodes[index].inputs.erase("encoder");
     const std::vector<size_t> data = sources_of(head, "data"), shared = sources_of(graph.nodes[index], "public"),
                               experts = sources_of(head, "experts");
     std::vector<FeaturesOf> wanted;
@@ -121,17 +222,15 @@ void expand_head(Graph& graph, size_t index) {
         // Which set is whose is known for sure when the experts are, by the groups that they have heard.
         for (const size_t expert : experts) {
             const std::vector<size_t> heard = sources_of(graph.nodes[expert], "data");
-            std::vector<size_t> own;
             for (const size_t set : data)
-                if (std::find(heard.begin(), heard.end(), set) != heard.end()) own.push_back(set);
-            for (const size_t set : own.empty() ? data : own) wanted.push_back({expert, set});
+                if (std::find(heard.begin(), heard.end(), set) != heard.end()) wanted.push_back({expert, set});
             for (const size_t set : shared) wanted.push_back({expert, set});
         }
     } else if (kind != "concatenate.raw") {
         for (const size_t set : data) wanted.push_back({sources_of(head, "encoder").at(0), set});
         for (const size_t set : shared) wanted.push_back({sources_of(head, "encoder").at(0), set});
     }
-    imply_features(graph, index, wanted);
+    connect_features(graph, index, wanted);
 }
 
 }  // namespace
@@ -182,8 +281,7 @@ NodeType head_type() {
                 "shared_species": {"enum": ["max", "mean"],
                                    "description": "concatenations: the score of a label that several contributors have, default max"},
                 "own_encoders": {"type": "boolean",
-                                 "description": "concatenate.raw, concatenate.public, gated: each expert's head reads its own encoder, at as many times the cost"},
-                "batch": {"type": "integer", "minimum": 1, "maximum": 4096, "default": 16, "description": "windows per forward pass, for the features"}
+                                 "description": "concatenate.raw, concatenate.public, gated: each expert's head reads its own encoder, at as many times the cost"}
             }
         })"),
         .torch = true,

@@ -468,9 +468,7 @@ private:
         if (std::find(kinds.begin(), kinds.end(), kind) == kinds.end()) return std::nullopt;
         Json params = {{"kind", kind}};
         const Json& like = node(scored.head).params;
-        for (const char* name : {"pooling", "batch"})
-            if (like.contains(name) && (std::string_view(name) != "pooling" || std::string_view(kind) != kRawHeads))
-                params[name] = like.at(name);
+        if (like.contains("pooling") && std::string_view(kind) != kRawHeads) params["pooling"] = like.at("pooling");
         std::vector<Diagnostic> problems;
         apply_schema(type_of("head").parameters, params, "", problems);
         return problems.empty() ? std::optional(params) : std::nullopt;
@@ -545,7 +543,7 @@ private:
 
     void score_experts() {
         for (const size_t expert : table_port("experts")) {
-            Json like = {{"split", "test"}, {"row", ""}, {"batch", 16}};
+            Json like = {{"split", "test"}, {"row", ""}};
             std::set<std::string> repeats;
             const std::set<size_t> heard = data_of(expert);
             for (const size_t evaluate : evaluates_) {

@@ -341,7 +341,7 @@ class BadData(unittest.TestCase):
         data = bytearray(encoder.read_bytes())
         data[-5] ^= 1
         encoder.write_bytes(data)
-        result = self.folder.run("run", "p.json", "--out", "run2", "--threads", "1", "--set", "model.strength=0.5", "--set", "score.batch=3")
+        result = self.folder.run("run", "p.json", "--out", "run2", "--threads", "1", "--set", "model.strength=0.5", "--set", "score.repeat=3")
         self.assertEqual(result.returncode, 1, record["node"])
         self.assertIn("was changed since it was made", result.stderr)
 

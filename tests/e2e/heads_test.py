@@ -6,7 +6,7 @@ import math
 import struct
 import unittest
 
-from support import TINY, Folder, tiny_pipeline
+from support import TINY, Folder, tiny_pipeline, write_wav
 from walk_test import tensors
 
 KINDS = ["ridge", "lda", "prototype", "concatenate.raw", "concatenate.public", "refit.public", "gated", "probe", "probe.nihal2026", "knn"]
@@ -36,6 +36,7 @@ def heads_pipeline():
     del pipeline["axes"]["ensemble"]
     for name in ("sums[sum]", "own[of-experts]", "refit", "shared", "ensemble", "ensemble.public", "gate"):
         nodes["score." + name] = {"use": "evaluate", "in": {"model": name, "data": data}, "with": {"repeat": 3}}
+    nodes["alone[taxon]"] = {"use": "evaluate", "in": {"model": "expert[taxon]", "data": "clips[taxon]"}}
     return pipeline
 
 
@@ -114,7 +115,21 @@ class Heads(unittest.TestCase):
         ensemble = json.loads((self.nodes() / "score.ensemble" / "metrics.json").read_text())
         gate = json.loads((self.nodes() / "score.gate" / "metrics.json").read_text())
         for taxon in ("frog", "cricket"):
-            self.assertEqual(ensemble["groups"][taxon]["within"], gate["groups"][taxon]["within"])
+            alone = json.loads((self.nodes() / f"alone[{taxon}]" / "metrics.json").read_text())
+            self.assertEqual(ensemble["groups"][taxon]["within"], alone["groups"][taxon]["within"])
+            self.assertEqual(gate["groups"][taxon]["within"], alone["groups"][taxon]["within"])
+
+    def test_public_clips_of_the_valid_split_choose_the_strength(self):
+        splits = [clip["split"] for clip in json.loads((self.nodes() / "places" / "dataset.json").read_text())["clips"]]
+        held_out = splits.count("valid")
+        self.assertTrue(0 < held_out < len(splits))
+        for name in ("refit", "shared", "ensemble.public"):
+            head = json.loads((self.nodes() / name / "head.json").read_text())
+            self.assertEqual([of["name"] for of in head["contributors"]], ["frog", "cricket"])
+            for of in head["contributors"]:
+                self.assertEqual(of["public_windows"], len(splits) - held_out)
+                self.assertGreater(of["valid_loss"], 0)
+                self.assertLessEqual(of["largest_derivative"], 1e-6)
 
     def test_features_are_made_once_and_again_does_nothing(self):
         manifest = json.loads((self.folder.path / "run" / "manifest.json").read_text())
@@ -129,16 +144,17 @@ class Heads(unittest.TestCase):
 
 
 class BadHeads(unittest.TestCase):
-    def refused(self, change, *texts):
+    def refused(self, change, *texts, files=lambda folder: None):
         pipeline = heads_pipeline()
         nodes = pipeline["nodes"]
-        for name in [name for name in nodes if name.startswith(("score", "sums", "own", "refit", "shared", "ensemble", "gate", "places"))]:
+        for name in [name for name in nodes if name.startswith(("score", "sums", "own", "refit", "shared", "ensemble", "gate", "places", "alone"))]:
             del nodes[name]
         pipeline["axes"] = {"taxon": ["frog", "cricket"]}
         nodes["model"] = {"use": "head", "in": {"encoder": "merged", "data": ["clips[*]"], "experts": ["expert[*]"]}, "with": {"kind": "concatenate.raw"}}
         change(nodes)
         with Folder() as folder:
             folder.write("p.json", pipeline)
+            files(folder.path)
             run = folder.run("run", "p.json", "--out", "run", "--threads", "1")
             self.assertEqual(run.returncode, 1, run.stdout + run.stderr)
             for text in texts:
@@ -170,6 +186,41 @@ class BadHeads(unittest.TestCase):
             nodes["model"] = {"use": "head", "in": {"encoder": "base", "data": ["clips[*]"], "public": "clips[frog]"}, "with": {"kind": "refit.public"}}
 
         self.refused(change, "is in the public data set 'clips[frog]' and in a data set of this head")
+
+    def test_public_clips_of_the_same_recordings(self):
+        # Cut calls of one recording are files of different content.
+        def files(folder):
+            rows = ["path,start_s,end_s,taxon_group,label,recording_id"]
+            for r in range(6):
+                for i, group in enumerate(("bird", "none")):
+                    write_wav(folder / f"{group}{r}.wav", 1.0, 16000, 300 + 20 * r + 400 * i)
+                    rows.append(f"{group}{r}.wav,0,1,{group},{group} {r % 2},recording {r}")
+            (folder / "clips.csv").write_text("\n".join(rows) + "\n")
+
+        def change(nodes):
+            for name in list(nodes):
+                if name != "base":
+                    del nodes[name]
+            for name, group in (("ours", "bird"), ("theirs", "none")):
+                nodes[name] = {"use": "dataset:table", "with": {"file": "clips.csv", "where": {"taxon_group": group}}}
+            nodes["model"] = {"use": "head", "in": {"encoder": "base", "data": "ours", "public": "theirs"}, "with": {"kind": "refit.public"}}
+
+        self.refused(change, "is in the public data set 'theirs' and in a data set of this head", files=files)
+
+    def test_experts_with_windows_of_other_lengths(self):
+        def change(nodes):
+            nodes["short"] = {"use": "encoder:beats", "with": dict(TINY, window_seconds=0.5)}
+            training = nodes.pop("expert[taxon]")["with"]
+            for name in ("vector[taxon]", "merged"):
+                del nodes[name]
+            nodes["frogs"] = {"use": "fine-tune", "in": {"encoder": "base", "data": "clips[frog]"}, "with": training}
+            nodes["crickets"] = {"use": "fine-tune", "in": {"encoder": "short", "data": "clips[cricket]"}, "with": training}
+            nodes["model"] = {"use": "head", "in": {"data": ["clips[*]"], "experts": ["frogs", "crickets"]},
+                              "with": {"kind": "concatenate.raw", "own_encoders": True}}
+            nodes["score"] = {"use": "evaluate", "in": {"model": "model", "data": ["clips[*]"]}}
+
+        self.refused(change, "'features:frogs:clips[frog]' and 'features:crickets:clips[frog]', which 'model' reads side by side, have 10 and 20 windows",
+                     "expected encoders whose windows are of one length")
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@
 #include <ATen/ops/equal.h>
 #include <ATen/ops/zeros.h>
 
+#include "learn/finite_features.hpp"
 #include "learn/windows.hpp"
 #include "toy.hpp"
 
@@ -78,6 +79,27 @@ TEST_CASE("features are the encoder's pooled frames of all splits, and give both
                       Catch::Contains("are not connected"));
     write_json(folder / "features.json", {{"encoder", "e"}, {"data", "d"}, {"bands", 3}, {"width", 4}});
     CHECK_THROWS_WITH(FeatureSet::load(folder), Catch::Contains("don't fit each other and features.json"));
+    std::filesystem::remove_all(folder);
+}
+
+TEST_CASE("features that are no numbers are told apart, with their clip") {
+    Sounds sounds;
+    fill(sounds);
+    FeatureSet features{.clips = {0, 1, 1, 1, 2, 2, 3, 4}, .encoder = "e", .data = "d", .bands = 1, .width = 3};
+    const auto folder = std::filesystem::temp_directory_path() / ("biophony-finite-" + std::to_string(::getpid()));
+    std::filesystem::create_directories(folder);
+    const std::vector<InputArtefact> port = {{.node = "features:merged:clips", .type = "features", .folder = folder}};
+    auto read = [&](float value) {
+        features.values = at::zeros({8, 3});
+        features.values[5][2] = value;
+        features.save(folder);
+        return finite_features(port, "e", "d", sounds.sets[0]);
+    };
+    CHECK(read(3).values[5][2].item<float>() == 3);
+    for (const float bad : {std::numeric_limits<float>::quiet_NaN(), -std::numeric_limits<float>::infinity()})
+        CHECK_THROWS_WITH(read(bad), Catch::Contains("'features:merged:clips' has features") &&
+                                         Catch::Contains("of 1 of 8 windows, the first in the clip 0.000–") &&
+                                         Catch::Contains("'" + sounds.sets[0].recordings[2].id + "'"));
     std::filesystem::remove_all(folder);
 }
 

@@ -255,9 +255,9 @@ TEST_CASE("the strength of a logistic regression is the best of its grid on the 
             sum -= log_p[static_cast<int64_t>(i)][valid.labels[i]].item<double>();
         return sum / 30;
     };
-    CHECK(held_out(chosen.strength) == Approx(chosen.valid_loss).epsilon(1e-3));
+    CHECK(held_out(chosen.strength) == Approx(*chosen.valid_loss).epsilon(1e-3));
     for (double strength = 10; strength > 5e-6; strength /= std::sqrt(10))
-        CHECK(held_out(strength) >= chosen.valid_loss * (1 - 1e-3));
+        CHECK(held_out(strength) >= *chosen.valid_loss * (1 - 1e-3));
     CHECK(fit_logistic(train, {at::zeros({0, 4}), {}}, 3, std::nullopt, progress, cancel).strength == 0.01);
 }
 

@@ -1,6 +1,8 @@
 // What heads and evaluations imply, and what the checker refuses of heads.
 #include "../pipeline/fake_types.hpp"
 
+#include <fmt/format.h>
+
 #include <catch2/catch.hpp>
 #include <set>
 
@@ -40,7 +42,7 @@ Graph graph_of(const std::function<void(Json&)>& change, std::string& told, bool
             "clips[taxon]": {"use": "dataset:folder", "with": {"folder": "/tmp"}},
             "elsewhere": {"use": "dataset:folder", "with": {"folder": "/tmp"}},
             "expert[taxon]": {"use": "fine-tune", "in": {"encoder": "base", "data": "clips[taxon]"}},
-            "model": {"use": "head", "in": {"encoder": "merged", "data": ["clips[*]"]}, "with": {"batch": 7}},
+            "model": {"use": "head", "in": {"encoder": "merged", "data": ["clips[*]"]}},
             "score": {"use": "evaluate", "in": {"model": "model", "data": ["clips[*]", "elsewhere"]}},
             "table": {"use": "table", "in": {"scores": ["score"], "base": "base", "experts": ["expert[*]"]}}
         }
@@ -107,7 +109,7 @@ TEST_CASE("heads and evaluations imply features, once for each encoder and data 
     const GraphNode& made = graph.nodes[graph.index_of("features:merged:clips[bird]")];
     CHECK(made.implied);
     CHECK(made.type->name == "features");
-    CHECK(made.params == Json{{"batch", 7}});
+    CHECK(made.params == Json{{"batch", 16}});
 }
 
 TEST_CASE("what each kind of head hears") {
@@ -162,7 +164,83 @@ TEST_CASE("public clips are synthetic backgrounds unless they are given") {
               false) == "");
 }
 
+TEST_CASE("what a kind from an axis doesn't use is no part of its head") {
+    std::string told;
+    const Graph graph = graph_of(
+        [](Json& p) {
+            p["axes"]["kind"] = {"ridge", "knn", "concatenate.raw", "refit.public"};
+            p["nodes"].erase("model");
+            p["nodes"]["model[kind]"] = {
+                {"use", "head"},
+                {"in",
+                 {{"encoder", "merged"}, {"data", {"clips[*]"}}, {"experts", {"expert[*]"}}, {"public", "elsewhere"}}},
+                {"with",
+                 {{"kind", "{kind}"}, {"strength", 2}, {"k", 3}, {"pooling", "bands"}, {"shared_species", "mean"}}}};
+            p["nodes"]["score"]["in"]["model"] = "model[ridge]";
+        },
+        told);
+    REQUIRE(told == "");
+    auto of = [&](const char* kind) {
+        const GraphNode& node = graph.nodes[graph.index_of(fmt::format("model[{}]", kind))];
+        Json out = node.params;
+        out.erase("kind");
+        out.erase("name");
+        std::set<std::string> ports;
+        for (const auto& [port, sources] : node.inputs) ports.insert(port);
+        return std::pair(out, ports);
+    };
+    CHECK(of("ridge") == std::pair(Json{{"strength", 2}, {"pooling", "bands"}}, Set{"data", "encoder", "features"}));
+    CHECK(of("knn") == std::pair(Json{{"k", 3}, {"pooling", "bands"}}, Set{"data", "encoder", "features"}));
+    CHECK(of("concatenate.raw") == std::pair(Json{{"shared_species", "mean"}}, Set{"data", "encoder", "experts"}));
+    CHECK(of("refit.public") == std::pair(Json{{"strength", 2}, {"pooling", "bands"}, {"shared_species", "mean"}},
+                                          Set{"data", "encoder", "features", "public"}));
+    // The table still finds the experts of heads without a use for them.
+    CHECK(graph.index_of("table:base.concatenate.raw") < graph.nodes.size());
+}
+
+TEST_CASE("heads of models that were trained on another fold are refused") {
+    auto told = [](const std::string& port, const Json& source, const std::string& kind, const Json& data) {
+        return told_of([&](Json& p) {
+            p["axes"]["fold"] = {0, 1};
+            p["nodes"] = Json::parse(R"({
+                "base": {"use": "encoder:beats"},
+                "clips[taxon,fold]": {"use": "dataset:folder", "with": {"folder": "/tmp", "group_name": "{taxon}",
+                    "split": {"by": "folds", "folds": 3, "fold": "{fold}"}}},
+                "expert[taxon,fold]": {"use": "fine-tune", "in": {"encoder": "base", "data": "clips[taxon,fold]"}},
+                "vector[taxon,fold]": {"use": "task-vector", "in": {"base": "base", "model": "expert[taxon,fold]"}},
+                "merged[fold]": {"use": "compose", "in": {"base": "base", "vectors": ["vector[*,fold]"]},
+                                 "with": {"stages": [{"use": "merger:average"}]}}
+            })");
+            p["nodes"]["model"] = {
+                {"use", "head"}, {"in", {{"encoder", "base"}, {"data", data}}}, {"with", {{"kind", kind}}}};
+            p["nodes"]["model"]["in"][port] = source;
+        });
+    };
+    const Json first = {"clips[*,0]"};
+    CHECK(told("experts", {"expert[*,0]"}, "concatenate.public", first) == "");
+    CHECK(told("encoder", "merged[0]", "ridge", first) == "");
+    for (const char* kind : {"concatenate.raw", "concatenate.public", "gated"})
+        CHECK_THAT(told("experts", {"expert[bird,0]", "expert[frog,1]"}, kind, first),
+                   Catch::Contains("'model' is fitted on 'clips[bird,0]', 'clips[frog,0]', but 'expert[frog,1]' was "
+                                   "trained on 'clips[frog,1]', another fold of it"));
+    for (const char* kind : {"ridge", "probe"})
+        CHECK_THAT(told("encoder", "merged[1]", kind, first),
+                   Catch::Contains("which 'merged[1]' is made from, was trained on 'clips["));
+    CHECK_THAT(told("encoder", "merged[1]", "ridge", "clips[bird,0]"), Catch::Contains("another fold of it"));
+    CHECK_THAT(told("encoder", "expert[bird,1]", "knn", first), Catch::Contains("another fold of it"));
+    // Experts of others than the head's contributors.
+    CHECK_THAT(told_of([](Json& p) {
+                   kind("concatenate.raw")(p);
+                   p["nodes"]["model"]["in"]["data"] = "clips[bird]";
+                   p["nodes"]["clips[taxon]"]["with"]["group_name"] = "{taxon}";
+               }),
+               Catch::Contains("the expert 'expert[frog]' was trained on 'clips[frog]', which are none of the data "
+                               "sets of 'model' ('clips[bird]')"));
+}
+
 TEST_CASE("heads that can't be are refused") {
+    for (const char* node : {"model", "score"})
+        CHECK_THAT(told_of([&](Json& p) { p["nodes"][node]["with"]["batch"] = 4; }), Catch::Contains("batch"));
     CHECK_THAT(told_of([](Json& p) { p["nodes"]["model"]["in"]["features"] = {"clips[*]"}; }),
                Catch::Contains("head has no port 'features'"));
     CHECK_THAT(told_of([](Json& p) { p["nodes"]["score"]["in"]["features"] = "clips[bird]"; }),
