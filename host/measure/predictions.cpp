@@ -70,7 +70,7 @@ Json metrics_of(const Predictions& predictions) {
     auto number = [](double value) { return std::isfinite(value) ? Json(value) : Json(nullptr); };
     auto figures = [&](int group) {
         std::vector<int> truth, within, everywhere, ranks, ranks_within;
-        std::set<std::string> recordings;
+        std::set<std::pair<int, std::string>> recordings;
         std::set<int> labels;
         for (const ClipPrediction& clip : predictions.clips) {
             if (group >= 0 && clip.group != group) continue;
@@ -79,7 +79,7 @@ Json metrics_of(const Predictions& predictions) {
             everywhere.push_back(clip.predicted);
             ranks.push_back(clip.rank);
             ranks_within.push_back(clip.rank_within);
-            recordings.insert(clip.recording);
+            recordings.emplace(clip.group, clip.recording);
             labels.insert(clip.truth);
         }
         // A rank is never worse than the number of classes, so that the five best of fewer are all of them.
@@ -123,37 +123,37 @@ Json metrics_of(const Predictions& predictions) {
             {"unseen", predictions.unseen}};
 }
 
-std::map<std::string, std::map<std::string, SpeciesFigures>> species_of(std::span<const Predictions* const> folds) {
+std::map<std::string, std::map<std::string, SpeciesFigures>> species_of(std::span<const Predictions* const> folds,
+                                                                        const ClipWeight& weight) {
     struct Counts {
-        size_t clips = 0, within = 0, everywhere = 0;
+        double clips = 0, within = 0, everywhere = 0;
         std::set<std::string> recordings;
     };
     struct Totals {
-        size_t truths = 0, predictions = 0, hits = 0;
+        double truths = 0, predictions = 0, hits = 0;
     };
     std::map<std::string, std::map<std::string, Counts>> counts;
     std::map<std::string, Totals> totals;  // over the clips of all groups
     for (const Predictions* fold : folds)
         for (const ClipPrediction& clip : fold->clips) {
+            const double n = weight ? weight(*fold, clip) : 1;
             const std::string& truth = fold->labels.at(static_cast<size_t>(clip.truth));
             Counts& one = counts[fold->groups.at(static_cast<size_t>(clip.group)).name][truth];
-            const bool right = clip.predicted == clip.truth;
-            ++one.clips;
-            one.within += clip.predicted_within == clip.truth ? 1 : 0;
-            one.everywhere += right ? 1 : 0;
+            const double right = clip.predicted == clip.truth ? n : 0;
+            one.clips += n;
+            one.within += clip.predicted_within == clip.truth ? n : 0;
+            one.everywhere += right;
             one.recordings.insert(clip.recording);
-            ++totals[truth].truths;
-            totals[truth].hits += right ? 1 : 0;
-            ++totals[fold->labels.at(static_cast<size_t>(clip.predicted))].predictions;
+            totals[truth].truths += n;
+            totals[truth].hits += right;
+            totals[fold->labels.at(static_cast<size_t>(clip.predicted))].predictions += n;
         }
-    auto ratio = [](size_t part, size_t whole) {
-        return whole == 0 ? 0.0 : static_cast<double>(part) / static_cast<double>(whole);
-    };
+    auto ratio = [](double part, double whole) { return whole == 0 ? 0.0 : part / whole; };
     std::map<std::string, std::map<std::string, SpeciesFigures>> out;
     for (const auto& [group, labels] : counts)
         for (const auto& [label, one] : labels) {
             const Totals& all = totals.at(label);
-            out[group][label] = {.clips = one.clips,
+            out[group][label] = {.clips = static_cast<size_t>(std::llround(one.clips)),
                                  .recordings = one.recordings.size(),
                                  .recall_within = ratio(one.within, one.clips),
                                  .recall_union = ratio(one.everywhere, one.clips),

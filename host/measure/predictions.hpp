@@ -1,6 +1,7 @@
 // Predictions and truth of one model on held-out clips, and the figures, which are pure functions of them.
 #pragma once
 
+#include <functional>
 #include <map>
 #include <span>
 #include <string>
@@ -67,8 +68,11 @@ struct SpeciesFigures {
     size_t clips = 0, recordings = 0;
     double recall_within = 0, recall_union = 0, precision = 0, f1 = 0;  ///< 0 where the denominator is
 };
-/// Group → label → figures, of the clips of all folds together.
-std::map<std::string, std::map<std::string, SpeciesFigures>> species_of(std::span<const Predictions* const> folds);
+/// For how many clips one counts: where several repeats have it, a part of one each.
+using ClipWeight = std::function<double(const Predictions&, const ClipPrediction&)>;
+/// Group → label → figures, of the clips of all folds together; each counts once, or as `weight` says.
+std::map<std::string, std::map<std::string, SpeciesFigures>> species_of(std::span<const Predictions* const> folds,
+                                                                        const ClipWeight& weight = {});
 
 /// truth,predicted,clips: which label was taken for which over the union, and how often; pairs that occur, by label.
 std::string confusion_csv(const Predictions& predictions);

@@ -1,6 +1,7 @@
 #include "report/table.hpp"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
 #include <cmath>
@@ -34,11 +35,14 @@ struct Repeat {
 
 struct Scored {
     std::map<std::string, Repeat> repeats;
-    Outcomes clips;         ///< means over the repeats that have the clip
-    bool has_union = true;  ///< false for specialists, which know their own group only
-    bool pools = false;     ///< needs clips of several contributors in one place
-    std::string sends;      ///< what contributors send
-    size_t folds = 0;       ///< of the repeat that has most
+    Outcomes clips;                   ///< means over the repeats that have the clip
+    std::map<ClipKey, double> times;  ///< how many repeats have the clip
+    std::set<std::string> groups;     ///< of its clips
+    std::set<std::string> unheard;    ///< those of them that one of its models doesn't know
+    bool has_union = false;           ///< false for specialists, which know their own group only
+    bool pools = false;               ///< needs clips of several contributors in one place
+    std::string sends;                ///< what contributors send
+    size_t folds = 0;                 ///< of the repeat that has most
 
     /// Repeat r, or the mean where there is none.
     const Outcomes& of(const std::string& repeat) const {
@@ -52,15 +56,23 @@ struct Scored {
     }
 };
 
-Scored scored_of(const TableRow& row, size_t all_groups, std::map<std::string, int>& label_codes) {
+ClipKey key_of(const Predictions& part, const ClipPrediction& clip) {
+    return {part.groups.at(static_cast<size_t>(clip.group)).name, clip.file, clip.start_s, clip.end_s};
+}
+
+Scored scored_of(const TableRow& row, std::map<std::string, int>& label_codes) {
     Scored out{.pools = row.pooled_data};
+    for (const Predictions& part : row.parts)
+        for (const PredictionGroup& group : part.groups) out.groups.insert(group.name);
     std::map<std::pair<std::string, ClipKey>, const Predictions*> from;
     for (const Predictions& part : row.parts) {
         if (part.split != row.parts.front().split)
             throw Error(Code::kRunFailed,
                         fmt::format("the row '{} · {}' has predictions of the splits {} and {}, expected one split",
                                     row.row, row.head, row.parts.front().split, part.split));
-        if (part.model_groups.size() < all_groups) out.has_union = false;
+        for (const std::string& group : out.groups)
+            if (std::find(part.model_groups.begin(), part.model_groups.end(), group) == part.model_groups.end())
+                out.unheard.insert(group);
         out.pools |= part.pools_clips;
         if (out.sends.empty()) out.sends = part.sends;
         auto code = [&](int label) {
@@ -71,8 +83,8 @@ Scored scored_of(const TableRow& row, size_t all_groups, std::map<std::string, i
         repeat.folds.push_back(&part);
         out.folds = std::max(out.folds, repeat.folds.size());
         for (const ClipPrediction& clip : part.clips) {
-            const std::string& group = part.groups[static_cast<size_t>(clip.group)].name;
-            const ClipKey key{group, clip.file, clip.start_s, clip.end_s};
+            const ClipKey key = key_of(part, clip);
+            const std::string& group = std::get<0>(key);
             const auto [at, added] = from.emplace(std::pair(part.repeat, key), &part);
             if (!added && at->second == &part)
                 throw Error(Code::kRunFailed,
@@ -81,7 +93,8 @@ Scored scored_of(const TableRow& row, size_t all_groups, std::map<std::string, i
                 throw Error(Code::kRunFailed,
                             fmt::format("two models are called '{}' with the head '{}'{}, and both have the clip of "
                                         "'{}' from {} s to {} s, so they are no folds of one; give their evaluate "
-                                        "nodes a \"row\", or a \"repeat\" if they are one model trained again",
+                                        "nodes a \"row\", or a \"repeat\" if they are one model trained again; the "
+                                        "same clips in two forms go into two tables",
                                         row.row, row.head,
                                         part.repeat.empty() ? std::string() : " and the repeat '" + part.repeat + "'",
                                         clip.file, clip.start_s, clip.end_s));
@@ -94,17 +107,16 @@ Scored scored_of(const TableRow& row, size_t all_groups, std::map<std::string, i
             repeat.predicted.push_back(code(clip.predicted));
         }
     }
-    std::map<ClipKey, double> times;
     for (const auto& [name, repeat] : out.repeats)
         for (const auto& [key, outcome] : repeat.clips) {
             Outcome& sum = out.clips.emplace(key, Outcome{outcome.group, outcome.recording}).first->second;
             sum.within += outcome.within;
             sum.everywhere += outcome.everywhere;
             sum.top_5 += outcome.top_5;
-            ++times[key];
+            ++out.times[key];
         }
     for (auto& [key, outcome] : out.clips)
-        for (double* value : {&outcome.within, &outcome.everywhere, &outcome.top_5}) *value /= times.at(key);
+        for (double* value : {&outcome.within, &outcome.everywhere, &outcome.top_5}) *value /= out.times.at(key);
     return out;
 }
 
@@ -265,43 +277,30 @@ std::string decimal(double value) {
 }
 
 void add_species(const TableRow& row, const Scored& scored, std::string& out) {
-    std::map<std::pair<std::string, std::string>, std::pair<SpeciesFigures, double>> sums;
-    for (const auto& [name, repeat] : scored.repeats)
-        for (const auto& [group, species] : species_of(repeat.folds))
-            for (const auto& [label, one] : species) {
-                auto& [sum, times] = sums[{group, label}];
-                ++times;
-                sum.clips = std::max(sum.clips, one.clips);
-                sum.recordings = std::max(sum.recordings, one.recordings);
-                sum.recall_within += one.recall_within;
-                sum.recall_union += one.recall_union;
-                sum.precision += one.precision;
-                sum.f1 += one.f1;
-            }
-    for (const auto& [key, value] : sums) {
-        const auto& [sum, times] = value;
-        const double of_union = scored.has_union ? times : NAN;
-        add_csv({row.row, row.head, key.first, key.second, std::to_string(sum.clips), std::to_string(sum.recordings),
-                 decimal(sum.recall_within / times), decimal(sum.recall_union / of_union),
-                 decimal(sum.precision / of_union), decimal(sum.f1 / of_union)},
-                out);
-    }
+    std::vector<const Predictions*> parts;
+    for (const Predictions& part : row.parts) parts.push_back(&part);
+    const auto weight = [&](const Predictions& part, const ClipPrediction& clip) {
+        return 1 / scored.times.at(key_of(part, clip));
+    };
+    for (const auto& [group, of_group] : species_of(parts, weight))
+        for (const auto& [label, one] : of_group) {
+            auto of_union = [&](double figure) { return scored.has_union ? decimal(figure) : std::string(); };
+            add_csv({row.row, row.head, group, label, std::to_string(one.clips), std::to_string(one.recordings),
+                     decimal(one.recall_within), of_union(one.recall_union), of_union(one.precision), of_union(one.f1)},
+                    out);
+        }
 }
 
 void add_confusion(const TableRow& row, const Scored& scored, std::string& out) {
-    std::map<std::pair<std::string, std::string>, size_t> counts;
-    for (const auto& [name, repeat] : scored.repeats)
-        for (const Predictions* fold : repeat.folds)
-            for (const ClipPrediction& clip : fold->clips)
-                ++counts[{fold->labels.at(static_cast<size_t>(clip.truth)),
-                          fold->labels.at(static_cast<size_t>(clip.predicted))}];
-    for (const auto& [pair, n] : counts) {
-        const size_t repeats = scored.repeats.size();
+    std::map<std::pair<std::string, std::string>, double> counts;
+    for (const Predictions& part : row.parts)
+        for (const ClipPrediction& clip : part.clips)
+            counts[{part.labels.at(static_cast<size_t>(clip.truth)),
+                    part.labels.at(static_cast<size_t>(clip.predicted))}] += 1 / scored.times.at(key_of(part, clip));
+    for (const auto& [pair, n] : counts)
         add_csv({row.row, row.head, pair.first, pair.second,
-                 n % repeats == 0 ? std::to_string(n / repeats)
-                                  : decimal(static_cast<double>(n) / static_cast<double>(repeats))},
+                 std::abs(n - std::round(n)) < 1e-6 ? fmt::format("{:.0f}", n) : decimal(n)},
                 out);
-    }
 }
 
 /// Held-out clips of labels that no training clip had: label → clips, of the row that left out most.
@@ -337,14 +336,23 @@ public:
                    std::tuple(head_rank(b.head), b.head, rank(b), b.row);
         });
         std::map<std::string, int> label_codes;
-        for (const TableRow& row : rows_) scored_.push_back(scored_of(row, groups_.size(), label_codes));
-        for (size_t i = 0; i < rows_.size(); ++i)
+        for (const TableRow& row : rows_) scored_.push_back(scored_of(row, label_codes));
+        for (size_t i = 0; i < rows_.size(); ++i) {
             if (rows_[i].row == reference_.joint) scored_[i].sends = "clips";
+            if (rows_[i].row != kSpecialistsRow) union_.insert(scored_[i].groups.begin(), scored_[i].groups.end());
+        }
+        for (size_t i = 0; i < rows_.size(); ++i)
+            scored_[i].has_union =
+                rows_[i].row != kSpecialistsRow && scored_[i].unheard.empty() && scored_[i].groups == union_;
+        const bool any =
+            std::any_of(scored_.begin(), scored_.end(), [](const Scored& scored) { return scored.has_union; });
         for (const Scored& scored : scored_) {
+            repeats_ = std::max(repeats_, scored.repeats.size());
+            // Specialists may have clips of their own beside those of all.
+            if (any && !scored.has_union) continue;
             clips_ = std::max(clips_, scored.clips.size());
             recordings_ = std::max(recordings_, recordings_of(scored));
-            repeats_ = std::max(repeats_, scored.repeats.size());
-            if (scored.has_union) folds_ = std::max(folds_, scored.folds);
+            folds_ = std::max(folds_, scored.folds);
         }
         for (const Scored& scored : scored_) figures_.push_back(figures_of(scored));
         find_differences();
@@ -632,6 +640,13 @@ private:
             note("ensemble = each clip goes through every specialist's encoder, which costs as much as all of them");
         add_system_gap();
         for (size_t i = 0; i < rows_.size(); ++i) {
+            if (!scored_[i].has_union && rows_[i].row != kSpecialistsRow)
+                note(fmt::format(
+                    "{} has no figures over the union: {}", name(i),
+                    scored_[i].unheard.empty()
+                        ? fmt::format("it was scored on {}, other rows on {}", fmt::join(scored_[i].groups, ", "),
+                                      fmt::join(union_, ", "))
+                        : fmt::format("its model has no clips of {}", fmt::join(scored_[i].unheard, ", "))));
             if (scored_[i].clips.size() != clips_ && scored_[i].has_union)
                 note(fmt::format("{} was scored on {} of these clips; its gaps are over the clips that both rows have",
                                  name(i), scored_[i].clips.size()));
@@ -770,6 +785,7 @@ private:
     const Bootstrap bootstrap_;
     std::set<std::string> pooling_heads_;
     std::vector<std::string> groups_;
+    std::set<std::string> union_;  ///< the groups of all rows but the specialists'
     std::vector<Scored> scored_;
     std::vector<Figures> figures_;
     size_t clips_ = 0, recordings_ = 0, folds_ = 0, repeats_ = 0;

@@ -34,6 +34,8 @@ constexpr const char* kMissingRows = "missing_rows";
 constexpr const char* kRawHeads = "concatenate.raw";
 constexpr const char* kGatedHeads = "gated";
 constexpr std::array kHeadsOfExperts = {kRawHeads, "concatenate.public", kGatedHeads};
+/// The heads whose training draws random numbers: with another seed it is another head.
+constexpr const char* kDrawnHeads = "probe.nihal2026";
 /// What a head that reads the experts' own encoders has in its name; the row says so already.
 constexpr std::string_view kOwnEncoders = ", own encoders";
 
@@ -93,6 +95,7 @@ public:
     }
 
     void run() {
+        check_splits();
         check_joint();
         std::map<std::string, std::vector<size_t>> controls = control_rows();
         imply_mel_statistics(controls);
@@ -190,7 +193,7 @@ private:
         return out.empty() ? out : out + "]";
     }
 
-    /// Adds a node with these parameters, and returns its index.
+    /// Adds a node with these parameters, and returns its index. Its seed is the table's.
     size_t imply(std::string id, const NodeType& type, Json params, Inputs inputs) {
         if (const size_t there = graph_.index_of(id); there < graph_.nodes.size()) return there;
         GraphNode made;
@@ -207,18 +210,22 @@ private:
     }
 
     /// The node that this table has implied with the same parameters, inputs and beginning of its name, else a new one:
-    /// "stem[0]", and where that is another one "stem.2[0]". `number`, if given, is that number.
+    /// "stem[0]", and where that is another one "stem.2[0]". A new one has this seed; one that stands must have it only
+    /// where `drawn`.
     size_t imply_once(const std::string& stem, const AxisValues& axes, const NodeType& type, const Json& params,
-                      const Inputs& inputs, int* number = nullptr) {
+                      const Inputs& inputs, uint64_t seed, bool drawn = false) {
         const std::string values = in_brackets(axes);
         int count = 1;
         for (std::string name = stem + values;; name = fmt::format("{}.{}{}", stem, ++count, values)) {
-            if (number != nullptr) *number = count;
             const size_t there = graph_.index_of(name);
-            if (there < graph_.nodes.size() && (node(there).params != params || connected(there) != inputs)) continue;
-            const size_t made = imply(name, type, params, inputs);
-            graph_.nodes[made].axes = axes;
-            return made;
+            if (there == graph_.nodes.size()) {
+                const size_t made = imply(name, type, params, inputs);
+                graph_.nodes[made].axes = axes;
+                graph_.nodes[made].seed = seed;
+                return made;
+            }
+            if (node(there).params == params && connected(there) == inputs && (!drawn || node(there).seed == seed))
+                return there;
         }
     }
     /// A node's inputs without those that its own type implies.
@@ -232,12 +239,28 @@ private:
         if (std::find(scores_.begin(), scores_.end(), n) == scores_.end()) scores_.push_back(n);
     }
 
-    /// Scores a model like `like` is, on these data. A row keeps its repeat where all who want it agree on one.
-    void evaluate(const std::string& id, const std::string& row, size_t model, const std::vector<size_t>& data,
-                  const Json& like, const std::set<std::string>& repeats) {
-        Json params = like;
-        params["row"] = row;
-        const size_t made = imply(id, type_of("evaluate"), std::move(params), {{"model", {model}}, {"data", data}});
+    /// Scores a model as `like` is, on those of the data where it isn't scored yet; what it says of a set doesn't
+    /// depend on the others. "stem[0]" has the axes of `of` that only the data have. A row keeps its repeat where all
+    /// who want it agree on one.
+    void evaluate(const std::string& stem, const std::string& row, size_t model, size_t of,
+                  const std::vector<size_t>& data, Json like, const std::set<std::string>& repeats) {
+        std::vector<size_t> left = data;
+        for (const size_t there : scores_of_[model]) {
+            const std::set<size_t> scored = data_of(there);
+            if (std::erase_if(left, [&](size_t set) { return scored.contains(set); }) > 0)
+                repeats_[there].insert(repeats.begin(), repeats.end());
+        }
+        if (left.empty()) return;
+        like["row"] = row;
+        if (like.contains("repeat")) like["repeat"] = "";
+        AxisValues axes = shared_axes(of, {{"data", left}});
+        std::erase_if(axes, [&](const auto& axis) {
+            const AxisValues& has = node(model).axes;
+            return std::find(has.begin(), has.end(), axis) != has.end();
+        });
+        const size_t made =
+            imply_once(stem, axes, type_of("evaluate"), like, {{"model", {model}}, {"data", left}}, table_.seed);
+        scores_of_[model].push_back(made);
         repeats_[made].insert(repeats.begin(), repeats.end());
         add_score(made);
     }
@@ -249,9 +272,10 @@ private:
     /// Makes a head and its score in a row; nodes of the same content that stand already serve again.
     void add_head(const std::string& row, const Scored& like, const Json& params, const Inputs& inputs) {
         const std::string stem = fmt::format("{}:{}.{}", table_.id, row, params.value("kind", "head"));
-        const size_t made = imply_once(stem, shared_axes(like.head, inputs), type_of("head"), params, inputs);
-        evaluate(node(made).id + ".score", row, made, port_of(node(like.evaluate), "data"), node(like.evaluate).params,
-                 {repeat_of(like.evaluate)});
+        const size_t made = imply_once(stem, shared_axes(like.head, inputs), type_of("head"), params, inputs,
+                                       node(like.head).seed, params.value("kind", "") == kDrawnHeads);
+        evaluate(node(made).id + ".score", row, made, like.evaluate, port_of(node(like.evaluate), "data"),
+                 node(like.evaluate).params, {repeat_of(like.evaluate)});
     }
 
     /// The scored head once more, on another encoder.
@@ -286,6 +310,12 @@ private:
             if (agree(candidate, head)) like.push_back(candidate);
         for (const size_t candidate : like)
             if (data_of(candidate) == data) fitting.push_back(candidate);
+        // A joint model may have backgrounds that the head doesn't have.
+        if (fitting.empty())
+            for (const size_t candidate : like)
+                if (const std::set<size_t> scored = scored_data_of(candidate);
+                    !scored.empty() && scored == scored_data_of(head))
+                    fitting.push_back(candidate);
         // One that was trained on nothing, like a random start per seed, goes by its axes alone.
         if (fitting.empty() && like.size() == 1 && data_of(like[0]).empty() && share_an_axis(like[0], head))
             return like[0];
@@ -302,13 +332,36 @@ private:
     /// The experts whose clips a head is fitted on: its own, else the table's.
     std::vector<size_t> experts_of(size_t head) const {
         if (std::vector<size_t> own = port_of(node(head), "experts"); !own.empty()) return own;
-        const std::set<size_t> data = data_of(head);
         std::vector<size_t> out;
         for (const size_t expert : table_port("experts"))
-            if (const std::set<size_t> heard = data_of(expert);
-                agree(expert, head) && std::includes(data.begin(), data.end(), heard.begin(), heard.end()))
-                out.push_back(expert);
+            if (agree(expert, head) && heard_among(expert, data_of(head))) out.push_back(expert);
         return out;
+    }
+
+    /// A node's data without what no score of the text has, like backgrounds beside an expert's own clips.
+    std::set<size_t> scored_data_of(size_t n) const {
+        std::set<size_t> scored, out;
+        for (const size_t evaluate : evaluates_) scored.merge(data_of(evaluate));
+        for (const size_t set : data_of(n))
+            if (scored.contains(set)) out.insert(set);
+        return out;
+    }
+    bool heard_among(size_t expert, const std::set<size_t>& data) const {
+        const std::set<size_t> heard = scored_data_of(expert);
+        return !heard.empty() && std::includes(data.begin(), data.end(), heard.begin(), heard.end());
+    }
+
+    /// One table speaks of one split: rows of different splits would have no clip in common.
+    void check_splits() const {
+        for (const size_t evaluate : evaluates_) {
+            const std::string first = node(evaluates_[0]).params.value("split", "test"),
+                              split = node(evaluate).params.value("split", "test");
+            if (split != first)
+                throw Error(Code::kInvalid,
+                            fmt::format("'{}' is scored on the split '{}' and '{}' on '{}'; expected one split for all "
+                                        "scores of a table",
+                                        node(evaluates_[0]).id, first, node(evaluate).id, split));
+        }
     }
 
     /// The plugin that an encoder comes from; null where that can't be told.
@@ -451,12 +504,14 @@ private:
         Inputs inputs = node(merged).inputs;
         std::sort(inputs["vectors"].begin(), inputs["vectors"].end());
         const Json params = {{"stages", {{{"use", "merger:average"}}, {{"use", "merger:random-step"}}}}};
-        int number = 1;
-        const size_t before = graph_.nodes.size();
-        const size_t made = imply_once(fmt::format("{}:random-step", table_.id), shared_axes(merged, inputs),
-                                       type_of("compose"), params, inputs, &number);
-        if (made == before) graph_.nodes[made].seed = node(merged).seed;
-        const std::string row = number == 1 ? kRandomStepRow : fmt::format("{} {}", kRandomStepRow, number);
+        const AxisValues axes = shared_axes(merged, inputs);
+        const size_t made = imply_once(fmt::format("{}:random-step", table_.id), axes, type_of("compose"), params,
+                                       inputs, node(merged).seed);
+        // Steps of other folds and repeats are the same row's, whether axes make them or the text.
+        std::vector<size_t>& steps = steps_[{data_of(scored.head), in_brackets(axes), repeat_of(scored.evaluate)}];
+        const auto place = std::find(steps.begin(), steps.end(), made) - steps.begin();
+        if (static_cast<size_t>(place) == steps.size()) steps.push_back(made);
+        const std::string row = place == 0 ? kRandomStepRow : fmt::format("{} {}", kRandomStepRow, place + 1);
         control_names_.insert(row);
         repeat_head(row, scored, made);
     }
@@ -537,7 +592,7 @@ private:
             if (node(joint).output() != port::kCheckpoint || data.empty()) continue;
             evaluate(
                 fmt::format("{}:joint.own{}.score", table_.id, in_brackets(shared_axes(joint, {{"own", {joint}}}))),
-                kJointRow, joint, data, node(how.like).params, how.repeats);
+                kJointRow, joint, how.like, data, node(how.like).params, how.repeats);
         }
     }
 
@@ -545,14 +600,12 @@ private:
         for (const size_t expert : table_port("experts")) {
             Json like = {{"split", "test"}, {"row", ""}};
             std::set<std::string> repeats;
-            const std::set<size_t> heard = data_of(expert);
             for (const size_t evaluate : evaluates_) {
                 like = node(evaluate).params;
-                const std::set<size_t> data = data_of(evaluate);
-                if (agree(expert, evaluate) && std::includes(data.begin(), data.end(), heard.begin(), heard.end()))
+                if (agree(expert, evaluate) && heard_among(expert, data_of(evaluate)))
                     repeats.insert(repeat_of(evaluate));
             }
-            evaluate(fmt::format("{}:{}.score", table_.id, node(expert).id), kSpecialistsRow, expert,
+            evaluate(fmt::format("{}:{}.score", table_.id, node(expert).id), kSpecialistsRow, expert, expert,
                      port_of(node(expert), "data"), like, repeats);
         }
     }
@@ -564,6 +617,9 @@ private:
     std::vector<size_t> evaluates_;  ///< the scores of the text that are evaluations
     std::vector<Scored> heads_;
     std::map<size_t, std::set<std::string>> repeats_;  ///< implied evaluation → the repeats that asked for it
+    std::map<size_t, std::vector<size_t>> scores_of_;  ///< model → its implied evaluations
+    /// A head's data, axes and repeat → the random steps for them.
+    std::map<std::tuple<std::set<size_t>, std::string, std::string>, std::vector<size_t>> steps_;
     std::set<std::string> control_names_;
     std::vector<std::string> missing_;
 };

@@ -28,12 +28,18 @@ def pipeline(renames):
                 "in": {"encoder": "base", "data": "clips[group]"},
                 "with": {"recipe": "small", "epochs": 2, "batch": 16},
             },
+            "joint": {
+                "use": "fine-tune",
+                "in": {"encoder": "base", "data": ["clips[*]"]},
+                "with": {"recipe": "small", "epochs": 2, "batch": 16},
+            },
             "vector[group]": {"use": "task-vector", "in": {"base": "base", "model": "expert[group]"}},
             "average": {"use": "compose", "in": {"base": "base", "vectors": ["vector[*]"]}, "with": {"stages": [{"use": "merger:average"}]}},
             "model": {"use": "head", "in": {"encoder": "average", "data": ["clips[*]"]}, "with": {"pooling": "bands", "strength": 0.1}},
-            "score": {"use": "evaluate", "in": {"model": "model", "data": ["clips[*]"]}},
+            "score": {"use": "evaluate", "in": {"model": "model", "data": ["clips[*]"]}, "with": {"row": "average"}},
             "alone": {"use": "head", "in": {"encoder": "expert[a]", "data": ["clips[a]"]}, "with": {"pooling": "bands", "strength": 0.1}},
             "alone-score": {"use": "evaluate", "in": {"model": "alone", "data": ["clips[a]"]}},
+            "table": {"use": "table", "in": {"scores": ["score"], "joint": "joint", "base": "base", "experts": ["expert[*]"]}},
         },
     }
 
@@ -91,6 +97,45 @@ class PlantedConflict(unittest.TestCase):
                     self.assertGreaterEqual(share, 0.75, label)
                 else:
                     self.assertGreaterEqual(share, agree[label, "a"] + agree[label, "b"] - 0.2, label)
+
+    def recalls(self, run, row):
+        """(group, species as the group names it) → recall over the union, of the row with the ridge head."""
+        with open(self.folder.path / run / "nodes/table/species.csv", newline="") as lines:
+            return {(line["group"], line["species"]): float(line["recall_union"]) for line in csv.DictReader(lines)
+                    if line["row"] == row and line["head"].startswith("ridge")}
+
+    def table_row(self, run, row):
+        table = json.loads((self.folder.path / run / "nodes/table/table.json").read_text())
+        found = [one for one in table["rows"] if one["model"] == row and one["head"].startswith("ridge")]
+        self.assertEqual(len(found), 1, row)
+        return found[0]
+
+    def test_the_table_has_the_loss_on_the_swapped_species_only(self):
+        for row in ("average", "joint"):
+            agree, conflict = self.recalls("agree", row), self.recalls("conflict", row)
+            self.assertEqual(len(agree), 12)
+            self.assertEqual(set(agree), set(conflict))
+            # One sound with two names: whatever is said is right in one group alone, so that of the two species in two
+            # groups two recalls of four are left. Which ones is chance: a species may keep both, and the other none.
+            before, after = (sum(of[group, label] for group in "ab" for label in self.swapped) for of in (agree, conflict))
+            self.assertLessEqual(after, 2.0001, row)
+            self.assertGreaterEqual(after, 1.5, row)
+            self.assertGreaterEqual(before, 3.5, row)
+            for label in set(self.labels) - set(self.swapped):
+                lost = sum(agree[group, label] - conflict[group, label] for group in "ab")
+                self.assertLessEqual(lost, 0.2, (row, label))
+        self.assertLess(self.table_row("conflict", "average")["union_accuracy"], self.table_row("agree", "average")["union_accuracy"] - 0.1)
+
+    def test_identical_groups_have_no_gap(self):
+        gap = self.table_row("agree", "average")["gap_union"]
+        self.assertLessEqual(gap["low"], 0)
+        self.assertGreaterEqual(gap["high"], 0)
+        self.assertLessEqual(abs(gap["mean"]), 0.05)
+        self.assertGreaterEqual(self.table_row("agree", "average")["union_accuracy"], 0.9)
+        average = self.recalls("agree", "average")
+        for group in "ab":
+            for label in self.labels:
+                self.assertGreaterEqual(average[group, label], 0.75, (group, label))
 
     def test_the_swap_is_written_down(self):
         first, second = self.swapped

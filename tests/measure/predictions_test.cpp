@@ -49,6 +49,12 @@ TEST_CASE("figures of a model's predictions") {
     CHECK(bird_b.at("f1") == Approx(2.0 / 4));
     CHECK_FALSE(m.at("groups").at("bird").at("species").contains("a"));
 
+    // Two groups may call different recordings alike.
+    Predictions alike = some();
+    alike.clips[4].recording = "r1";
+    CHECK(m.at("all").at("recordings") == 5);
+    CHECK(metrics_of(alike).at("all").at("recordings") == 5);
+
     Predictions old = some();
     old.clips[3].rank = 0;
     CHECK(metrics_of(old).at("all").at("union").at("top_5").is_null());

@@ -180,6 +180,42 @@ TEST_CASE("paired differences, against a hand calculation") {
     for (const auto& cells : table.compare_cells) CHECK(cells.size() == table.compare_header.size());
 }
 
+TEST_CASE("a union is that of the groups that are scored, whatever else the specialists have heard") {
+    Predictions frog = predictions("specialists", "own", 4, 3, 0);
+    frog.model_groups = {"frog", "no frog"};
+    frog.groups = {{"frog", {0, 1}}, {"no frog", {2}}};
+    for (ClipPrediction& clip : frog.clips)
+        if (clip.group == 1) clip.truth = clip.predicted = clip.predicted_within = 2;
+    frog.clips.push_back(frog.clips.back());
+    frog.clips.back().file = "one more";
+    const Table table = make_table(
+        {row(frog), row(predictions("joint", "ridge", 4, 4, 0), true), row(predictions("average", "ridge", 4, 2, 0))},
+        {"joint", "", {}, {}}, 200, 1);
+    CHECK(find(table, "average", "ridge").at("union_accuracy") == Approx(0.5));
+    CHECK(find(table, "average", "ridge").at("gap_union").at("mean") == Approx(0.5));
+    CHECK(find(table, "specialists", "own").at("union_accuracy").is_null());
+    CHECK(find(table, "specialists", "own").at("groups").at("no frog").at("within_accuracy") == 1.0);
+    CHECK(table.json.at("clips") == 8);
+    CHECK(table.to_text().find("no figures over the union") == std::string::npos);
+
+    // A model that lacks a group that others are scored on has no union, and the table says so.
+    Predictions alone = predictions("alone", "ridge", 4, 4, 0), unheard = predictions("deaf", "ridge", 4, 4, 0);
+    alone.model_groups = {"frog"};
+    alone.groups = {{"frog", {0, 1}}};
+    alone.clips.resize(4);
+    unheard.model_groups = {"frog", "no frog"};  // as many as there are groups
+    const Table fewer =
+        make_table({row(alone), row(unheard), row(predictions("average", "ridge", 4, 2, 0))}, {}, 200, 1);
+    CHECK(find(fewer, "alone", "ridge").at("union_accuracy").is_null());
+    CHECK(find(fewer, "deaf", "ridge").at("union_accuracy").is_null());
+    CHECK(find(fewer, "average", "ridge").at("union_accuracy") == Approx(0.5));
+    CHECK(fewer.to_text().find(
+              "alone · ridge has no figures over the union: it was scored on frog, other rows on bird, frog") !=
+          std::string::npos);
+    CHECK(fewer.to_text().find("deaf · ridge has no figures over the union: its model has no clips of bird") !=
+          std::string::npos);
+}
+
 TEST_CASE("differences that can't be told are errors") {
     Predictions specialist = predictions("specialists", "own", 4, 3, 0);
     specialist.model_groups = {"frog"};
@@ -294,6 +330,11 @@ TEST_CASE("folds and repeats together, and what can't be") {
                                                          Catch::Contains("r2.wav") && Catch::Contains("\"repeat\""));
     row.parts.pop_back();  // repeat 1 lacks the second fold
     CHECK(find(make_table({row}, {}, 200, 1), "x", "ridge").at("union_accuracy") == Approx((0.5 + 1) / 2));
+    // Each clip counts once: r1 is right in one of its two repeats, r2 in its only one.
+    CHECK(make_table({row}, {}, 200, 1).confusion_csv ==
+          "row,head,truth,predicted,clips\nx,ridge,a,a,1.5000\nx,ridge,a,b,0.5000\n");
+    CHECK(make_table({row}, {}, 200, 1).species_csv.find("x,ridge,bird,a,2,2,0.7500,0.7500,1.0000,0.8571\n") !=
+          std::string::npos);
     CHECK(make_table({row}, {}, 200, 1).to_text().find("repeat '1' of x · ridge was scored on 1 of its 2 clips") !=
           std::string::npos);
 }

@@ -10,27 +10,28 @@ using namespace biophony;
 
 namespace {
 
-/// The real node types; heads and evaluations have what the table needs to know of them. Checks of plugins are left
-/// out.
-const NodeTypes& types_here() {
-    static const NodeTypes types = [] {
-        NodeTypes out;
-        for (NodeType type : node_types().all()) {
-            Json& properties = type.parameters["properties"];
-            if (type.name == "head") {
-                properties["kind"]["enum"] = {"ridge", "lda",  "concatenate.raw", "concatenate.public",
-                                              "gated", "probe"};
-                properties["own_encoders"] = {{"type", "boolean"}};
-                properties["pooling"] = {{"enum", {"mean", "bands"}}};
-                for (PortSpec& port : type.inputs) port.required &= port.name != "encoder";
-            }
-            if (type.name == "evaluate") properties["repeat"] = {{"type", {"string", "number"}}, {"default", ""}};
-            if (type.name != "dataset" && type.name != "table") type.check = nullptr, type.expand = nullptr;
-            out.add(std::move(type));
+/// The real node types are used; plugins are names with parameters. `controls`: those that a table implies.
+Registry plugins_of(bool controls) {
+    PluginFile file = fake::registry().files().front();
+    file.items.push_back(fake::item("dataset", "synthetic", R"({"type": "object", "properties": {
+        "group": {"type": "string"}, "recordings": {"type": "integer"}, "clips": {"type": "integer"},
+        "clip_seconds": {"type": "number"}}})"));
+    if (controls) {
+        file.items.push_back(fake::item("merger", "random-step", R"({"type": "object", "properties": {}})"));
+        file.items.push_back(fake::item(
+            "encoder", "mel-statistics",
+            R"({"type": "object", "properties": {"window_seconds": {"type": "number", "minimum": 0.2, "default": 5}}})"));
+    }
+    for (ItemInfo& item : file.items)
+        if (item.kind == "merger") {
+            item.interface_id = "biophony.merger/0";
+            item.raw = {{"merger",
+                         {{"stage", item.id == "random-step" ? "post" : "combine"},
+                          {"scope", "tensor"},
+                          {"space", "delta"},
+                          {"random", item.id == "random-step"}}}};
         }
-        return out;
-    }();
-    return types;
+    return Registry::of({file});
 }
 
 /// `change` may spoil the pipeline; file names don't matter to the graph.
@@ -57,9 +58,9 @@ Graph graph_of(const std::function<void(Json&)>& change, std::string& told) {
         }
     })");
     change(pipeline);
-    static const Registry registry = fake::registry();
+    static const Registry registry = plugins_of(false);
     std::vector<Diagnostic> problems;
-    Graph graph = make_graph(pipeline.dump(), "/tmp/p.json", {}, types_here(), registry, problems);
+    Graph graph = make_graph(pipeline.dump(), "/tmp/p.json", {}, node_types(), registry, problems);
     told.clear();
     for (const Diagnostic& problem : problems) told += problem.text() + "\n";
     return graph;
@@ -206,17 +207,9 @@ Graph repeated_graph(const std::function<void(Json&)>& change, std::string& told
         }
     })");
     change(pipeline);
-    static const Registry with = [] {
-        PluginFile file = fake::registry().files().front();
-        file.items.push_back(fake::item("merger", "random-step", R"({"type": "object", "properties": {}})"));
-        file.items.push_back(fake::item(
-            "encoder", "mel-statistics",
-            R"({"type": "object", "properties": {"window_seconds": {"type": "number", "minimum": 0.2, "default": 5}}})"));
-        return Registry::of({file});
-    }();
-    static const Registry without = fake::registry();
+    static const Registry with = plugins_of(true), without = plugins_of(false);
     std::vector<Diagnostic> problems;
-    Graph graph = make_graph(pipeline.dump(), "/tmp/p.json", {}, types_here(), plugins ? with : without, problems);
+    Graph graph = make_graph(pipeline.dump(), "/tmp/p.json", {}, node_types(), plugins ? with : without, problems);
     told.clear();
     for (const Diagnostic& problem : problems) told += problem.text() + "\n";
     return graph;
@@ -445,4 +438,224 @@ TEST_CASE("joint training that differs from the experts' is refused") {
               p["nodes"]["table"]["in"]["joint"] = "elsewhere";
               p["nodes"].erase("joint[seed,fold]");
           }) == "");
+}
+
+namespace {
+
+/// `model` and `score` once more with these changes, as row `row`.
+void add_scored(Json& p, const std::string& row, const Json& head, const Json& score) {
+    Json model = p["nodes"]["model[kind,seed,fold]"], evaluate = p["nodes"]["score[kind,fold,seed]"];
+    model["with"] = {{"kind", "ridge"}};
+    model["in"].erase("experts");
+    model.merge_patch(head);
+    evaluate["in"]["model"] = row + "-model[seed,fold]";
+    evaluate["with"]["row"] = row;
+    evaluate.merge_patch(score);
+    p["nodes"][row + "-model[seed,fold]"] = model;
+    p["nodes"][row + "-score[fold,seed]"] = evaluate;
+    p["nodes"]["table"]["in"]["scores"].push_back(row + "-score[*,*]");
+}
+
+}  // namespace
+
+TEST_CASE("public clips and the features of implied heads are implied in turn") {
+    std::string told;
+    const Graph graph = repeated_graph(
+        [](Json& p) {
+            p["axes"]["kind"] = {"ridge", "concatenate.public"};
+            p["nodes"]["model[kind,seed,fold]"]["with"]["strength"] = 1;
+        },
+        told);
+    REQUIRE(told == "");
+    const Names experts = {"expert[bird,1,0]", "expert[frog,1,0]"};
+    for (const std::string row : {"base", "joint", "random step", "ensemble"}) {
+        const std::string id = "table:" + row + ".concatenate.public[0,1]";
+        CHECK(sources(graph, id, "public") == Names{"public:background"});
+        CHECK(sources(graph, id, "experts") == experts);
+        // Each expert's head is fitted on what the expert makes of its own clips and the public ones.
+        CHECK(sources(graph, id, "features") ==
+              Names{"features:expert[bird,1,0]:clips[bird,0]", "features:expert[bird,1,0]:public:background",
+                    "features:expert[frog,1,0]:clips[frog,0]", "features:expert[frog,1,0]:public:background"});
+        CHECK(node_of(graph, id).inputs.contains("encoder") == (row != "ensemble"));
+    }
+    CHECK(sources(graph, "table:base.concatenate.public[0,1].score", "features") ==
+          Names{"features:base:clips[bird,0]", "features:base:clips[frog,0]"});
+    CHECK(sources(graph, "table:ensemble.concatenate.public[0,1].score", "features") ==
+          Names{"features:expert[bird,1,0]:clips[bird,0]", "features:expert[bird,1,0]:clips[frog,0]",
+                "features:expert[frog,1,0]:clips[bird,0]", "features:expert[frog,1,0]:clips[frog,0]"});
+    CHECK(sources(graph, "table:mel-statistics.ridge[0]", "features") ==
+          Names{"features:table:mel-statistics:clips[bird,0]", "features:table:mel-statistics:clips[frog,0]"});
+    CHECK(sources(graph, "table:random step.ridge[0,1].score", "features") ==
+          Names{"features:table:random-step[0,1]:clips[bird,0]", "features:table:random-step[0,1]:clips[frog,0]"});
+    for (size_t n = 0; n < graph.nodes.size(); ++n)
+        for (const auto& [port, nodes] : graph.nodes[n].inputs)
+            for (const size_t source : nodes) CHECK(source < n);
+}
+
+TEST_CASE("experts that read their own encoders are the ensemble, whatever stands under it") {
+    for (const std::string kind : {"concatenate.raw", "concatenate.public", "gated"}) {
+        INFO(kind);
+        std::string told;
+        const Graph graph = repeated_graph(
+            [&](Json& p) {
+                Json head = {{"with", {{"kind", kind}, {"own_encoders", true}}},
+                             {"in", {{"experts", {"expert[*,seed,fold]"}}}}};
+                if (kind != "gated") head["in"]["encoder"] = nullptr;
+                add_scored(p, "together", head, Json::object());
+                p["axes"]["kind"] = {"ridge", kind};
+                p["nodes"]["table"]["in"]["controls"] = {"base-2"};
+                p["nodes"]["base-2"] = {{"use", "encoder:beats"}, {"with", {{"depth", 3}}}};
+            },
+            told);
+        REQUIRE(told == "");
+        for (const GraphNode& node : graph.nodes)
+            if (node.implied && node.type->name == "head") {
+                INFO(node.id);
+                CHECK_FALSE(node.params.value("own_encoders", false));
+            }
+        for (const std::string row : {"base", "joint", "base-2", "random step"}) {
+            INFO(row);
+            CHECK(has(graph, "table:" + row + "." + kind + "[0,1]"));
+            CHECK_FALSE(has(graph, "table:" + row + "." + kind + ".2[0,1]"));
+        }
+        CHECK_FALSE(has(graph, "table:ensemble." + kind + "[0,1]"));
+    }
+}
+
+TEST_CASE("equal heads that are scored on other data are scored again, and on equal data once") {
+    std::string told;
+    auto on = [](Json data) {
+        return [data](Json& p) { add_scored(p, "again", Json::object(), {{"in", {{"data", data}}}}); };
+    };
+    const std::string id = "table:base.ridge[0].score";
+    const Graph same = repeated_graph(on({"clips[*,fold]"}), told);
+    REQUIRE(told == "");
+    CHECK_FALSE(has(same, "table:base.ridge.score.2[0]"));
+    CHECK_FALSE(has(same, id + ".2"));
+    // The set that is scored already isn't scored twice: the row would have its clips twice.
+    const Graph more = repeated_graph(
+        [&](Json& p) {
+            p["nodes"]["far"] = {{"use", "dataset:folder"}, {"with", {{"folder", "/tmp"}, {"group_name", "far"}}}};
+            on({"clips[*,fold]", "far"})(p);
+        },
+        told);
+    REQUIRE(told == "");
+    CHECK(sources(more, id, "data") == Names{"clips[bird,0]", "clips[frog,0]"});
+    CHECK(sources(more, id + ".2", "data") == Names{"far"});
+    CHECK(sources(more, id + ".2", "model") == Names{"table:base.ridge[0]"});
+    CHECK(sources(more, "table", "scores").contains(id + ".2"));
+    CHECK(node_of(more, id + ".2").params.at("row") == "base");
+    // One head for all folds is scored on each of them.
+    const Graph one = repeated_graph(
+        [](Json& p) {
+            p["nodes"]["public"] = {{"use", "dataset:folder"}, {"with", {{"folder", "/tmp"}, {"group_name", "all"}}}};
+            p["nodes"]["table"]["in"].erase("joint");
+            p["nodes"]["model[kind,seed,fold]"]["in"] = {{"encoder", "merged[seed,fold]"}, {"data", {"public"}}};
+            p["axes"]["kind"] = {"ridge"};
+        },
+        told);
+    REQUIRE(told == "");
+    for (const std::string fold : {"0", "1"})
+        CHECK(sources(one, "table:base.ridge.score[" + fold + "]", "data") ==
+              Names{"clips[bird," + fold + "]", "clips[frog," + fold + "]"});
+
+    CHECK_THAT(repeated_told([](Json& p) {
+                   add_scored(p, "valid", Json::object(), {{"with", {{"split", "valid"}}}});
+               }),
+               Catch::Contains("is scored on the split 'test' and 'valid-score[0,1]' on 'valid'; expected one split"));
+}
+
+TEST_CASE("implied heads have the seed of the head that they repeat") {
+    std::string told;
+    auto with_kind = [](const char* kind) {
+        return [kind](Json& p) {
+            p["axes"]["kind"] = {kind};
+            p["nodes"]["model[kind,seed,fold]"]["seed"] = "{seed}";
+            p["nodes"]["table"]["seed"] = 9;
+        };
+    };
+    const Graph drawn = repeated_graph(with_kind("probe.nihal2026"), told);
+    REQUIRE(told == "");
+    CHECK(node_of(drawn, "table:joint.probe.nihal2026[0,2]").seed == 2);
+    // Where the seed matters, the base has one head for each.
+    CHECK(node_of(drawn, "table:base.probe.nihal2026[0]").seed == 1);
+    CHECK(node_of(drawn, "table:base.probe.nihal2026.2[0]").seed == 2);
+    CHECK(node_of(drawn, "table:base.probe.nihal2026.2[0].score").params.at("repeat") == "2");
+    const Graph ridge = repeated_graph(with_kind("ridge"), told);
+    CHECK_FALSE(has(ridge, "table:base.ridge.2[0]"));
+    CHECK(node_of(ridge, "table:ensemble.gated[1,2]").seed == 2);
+}
+
+TEST_CASE("folds that are written out share one random step's row") {
+    std::string told;
+    const Graph graph = repeated_graph(
+        [](Json& p) {
+            // Each node of each fold and seed by itself, without axes.
+            Json out = Json::object();
+            out["base"] = p["nodes"]["base"];
+            Json scores = Json::array(), joints = Json::array(), experts = Json::array();
+            for (const std::string fold : {"0", "1"}) {
+                const std::string bird = "bird-" + fold, frog = "frog-" + fold;
+                for (const std::string taxon : {"bird", "frog"}) {
+                    const std::string at = taxon + "-" + fold;
+                    out["clips-" + at] = {
+                        {"use", "dataset:folder"},
+                        {"with",
+                         {{"folder", "/tmp"},
+                          {"group_name", taxon},
+                          {"split", {{"by", "folds"}, {"folds", 3}, {"fold", std::stoi(fold)}, {"seed", 1}}}}}};
+                    out["expert-" + at] = {{"use", "fine-tune"},
+                                           {"in", {{"encoder", "base"}, {"data", "clips-" + at}}}};
+                    out["vector-" + at] = {{"use", "task-vector"},
+                                           {"in", {{"base", "base"}, {"model", "expert-" + at}}}};
+                    experts.push_back("expert-" + at);
+                }
+                const Json data = {"clips-" + bird, "clips-" + frog};
+                out["joint-" + fold] = {{"use", "fine-tune"}, {"in", {{"encoder", "base"}, {"data", data}}}};
+                joints.push_back("joint-" + fold);
+                for (const std::string method : {"average", "ties.global"}) {
+                    const std::string at = method.substr(0, 4) + "-" + fold;
+                    out["merged-" + at] = {
+                        {"use", "compose"},
+                        {"in", {{"base", "base"}, {"vectors", {"vector-" + bird, "vector-" + frog}}}},
+                        {"with", {{"stages", {{{"use", "merger:" + method}}}}}}};
+                    out["model-" + at] = {{"use", "head"}, {"in", {{"encoder", "merged-" + at}, {"data", data}}}};
+                    out["score-" + at] = {{"use", "evaluate"},
+                                          {"in", {{"model", "model-" + at}, {"data", data}}},
+                                          {"with", {{"row", method}}}};
+                    scores.push_back("score-" + at);
+                }
+            }
+            out["table"] = {{"use", "table"},
+                            {"in", {{"scores", scores}, {"joint", joints}, {"base", "base"}, {"experts", experts}}}};
+            p["nodes"] = out;
+            p.erase("axes");
+        },
+        told);
+    REQUIRE(told == "");
+    CHECK(node_of(graph, "table").params.at("control_rows") == Json({"mel-statistics", "random step"}));
+    std::set<Names> steps;
+    for (const std::string& score : sources(graph, "table", "scores"))
+        if (node_of(graph, score).params.at("row") == "random step")
+            CHECK(steps.insert(sources(graph, score, "data")).second);
+    CHECK(steps == std::set<Names>{{"clips-bird-0", "clips-frog-0"}, {"clips-bird-1", "clips-frog-1"}});
+}
+
+TEST_CASE("a class for everything else beside the experts' own clips changes nothing for the rest") {
+    std::string told;
+    const Graph graph = repeated_graph(
+        [](Json& p) {
+            p["nodes"]["other[taxon]"] = {{"use", "dataset:folder"},
+                                          {"with", {{"folder", "/tmp"}, {"group_name", "no {taxon}"}}}};
+            p["nodes"]["expert[taxon,seed,fold]"]["in"]["data"] = {"clips[taxon,fold]", "other[taxon]"};
+            p["nodes"]["joint[seed,fold]"]["in"]["data"] = {"clips[*,fold]", "other[*]"};
+            p["axes"]["kind"] = {"ridge"};
+            p["nodes"]["model[kind,seed,fold]"]["in"].erase("experts");
+        },
+        told);
+    REQUIRE(told == "");
+    CHECK(sources(graph, "table:joint.ridge[1,2]", "encoder") == Names{"joint[2,1]"});
+    CHECK(sources(graph, "table:ensemble.gated[1,2]", "experts") == Names{"expert[bird,2,1]", "expert[frog,2,1]"});
+    CHECK(node_of(graph, "table:expert[bird,2,1].score").params.at("repeat") == "2");
+    CHECK(sources(graph, "table:expert[bird,2,1].score", "data") == Names{"clips[bird,1]", "other[bird]"});
 }
