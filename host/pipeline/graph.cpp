@@ -61,13 +61,17 @@ void sort_problems(std::vector<Diagnostic>& problems) {
 
 namespace {
 
-/// Puts every node behind its inputs; nodes keep their order where that allows it.
-void sort_nodes(Graph& graph) {
+/// The nodes, each behind its inputs; in their own order where that allows it.
+std::vector<size_t> turns_of(const Graph& graph) {
     std::vector<std::vector<size_t>> inputs(graph.nodes.size());
     for (size_t n = 0; n < inputs.size(); ++n)
         for (const auto& [port, sources] : graph.nodes[n].inputs)
             inputs[n].insert(inputs[n].end(), sources.begin(), sources.end());
-    const std::vector<size_t> order = order_of(inputs);
+    return order_of(inputs);
+}
+
+void sort_nodes(Graph& graph) {
+    const std::vector<size_t> order = turns_of(graph);
     if (order.size() != graph.nodes.size())
         throw Error(Code::kInternal, "the nodes that a node type added wait for each other");
     std::vector<size_t> place(order.size());
@@ -114,9 +118,11 @@ Graph make_graph(std::string text, const std::filesystem::path& file, const Over
         graph.nodes.push_back(std::move(node));
     }
     // Node types may add nodes behind the ones of the text, which keep their numbers meanwhile; what is added may imply
-    // more.
+    // more. A node finds its inputs as they will be, wherever they stand in the text.
     graph.registry = &registry;
-    for (size_t n = 0; n < graph.nodes.size(); ++n) {
+    const std::vector<size_t> turns = turns_of(graph);
+    for (size_t turn = 0; turn < graph.nodes.size(); ++turn) {
+        const size_t n = turn < turns.size() ? turns[turn] : turn;
         if (!graph.nodes[n].type->expand) continue;
         const auto expand = graph.nodes[n].type->expand;
         try {
