@@ -19,7 +19,11 @@ const Registry& registry(bool synthetic) {
             fake::item("dataset", "folder", R"({"type": "object", "required": ["folder"], "properties": {
                 "folder": {"type": "string", "format": "path", "x-must-exist": true}}})"),
             fake::item("encoder", "beats", R"({"type": "object", "properties": {}})"),
+            fake::item("merger", "average", R"({"type": "object", "properties": {}})"),
         };
+        file.items.back().interface_id = "biophony.merger/0";
+        file.items.back().tier = "S";
+        file.items.back().raw = {{"merger", {{"stage", "combine"}, {"scope", "element"}, {"space", "delta"}}}};
         if (with)
             file.items.push_back(
                 fake::item("dataset", "synthetic", R"({"type": "object", "required": ["group"], "properties": {
