@@ -877,6 +877,7 @@ std::string Table::to_text() const {
     }
     lines.insert(lines.end(), narrow_cells.begin(), narrow_cells.end());
     out += aligned(lines, 2, 1, narrow_groups);
+    if (!notes.empty()) out += "\n";
     for (const std::string& note : notes) out += "  " + note + "\n";
     if (compare_cells.empty()) return out;
     return out + "\n" + aligned(under(compare_header, compare_cells), 1, 3) + "  " + kCompareNote + "\n";
