@@ -14,7 +14,7 @@ const std::vector<Recipe>& recipes() {
     static const std::vector<Recipe> kPresets = {
         // For small encoders and few clips.
         {.name = "small",
-         .version = 3,
+         .version = 4,
          .epochs = 12,
          .batch = 32,
          .learning_rate = 5e-4,

@@ -45,18 +45,20 @@ LinearHead fresh_head(int64_t classes, int64_t width, uint64_t seed) {
 }
 
 /// Scores (N, C) float64 of ridge probes that have not heard the window's recording, for features (N, D) float64: the
-/// recordings of each label are dealt to five folds, and each fold is scored by the ridge of this strength on the
+/// recordings are dealt to five folds, label by label, and each fold is scored by the ridge of this strength on the
 /// others, solved in the space of windows. `target[i]` becomes -100, which the loss leaves out, where the others lack
 /// the class.
 at::Tensor unheard_scores(const at::Tensor& features, std::span<const int64_t> labels,
                           std::span<const std::string> recordings, int64_t classes, double strength,
                           std::vector<int64_t>& target) {
     constexpr int64_t kFolds = 5;
-    std::map<int64_t, std::map<std::string, int64_t>> dealt;  // label → recording → its number
+    std::map<int64_t, int64_t> dealt;             // label → how many recordings were dealt for it
+    std::map<std::string, int64_t> of_recording;  // one with several labels counts for the first of them
     std::vector<int64_t> fold;
     for (size_t i = 0; i < labels.size(); ++i) {
-        auto& of_label = dealt[labels[i]];
-        fold.push_back(of_label.emplace(recordings[i], static_cast<int64_t>(of_label.size())).first->second % kFolds);
+        const auto [at, added] = of_recording.try_emplace(recordings[i], 0);
+        if (added) at->second = dealt[labels[i]]++ % kFolds;
+        fold.push_back(at->second);
     }
     at::Tensor scores = at::zeros({features.size(0), classes}, at::kDouble);
     target.assign(labels.size(), -100);
