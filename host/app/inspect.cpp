@@ -35,6 +35,17 @@ void print_merger(const ItemInfo& item) {
     if (!is_preset(item)) {
         fmt::print("  stage      {}, scope {}, space {}\n", merger.value("stage", ""), merger.value("scope", ""),
                    merger.value("space", ""));
+        std::vector<Diagnostic> told_as_verdict;
+        const MergerTraits traits = read_merger(item, told_as_verdict);
+        if (traits.all_experts) fmt::print("  experts    all at once\n");
+        if (traits.scope == MergerTraits::Scope::kMatrix)
+            fmt::print("  roles      {}\n", fmt::join(traits.roles, ", "));
+        if (traits.passes > 0)
+            fmt::print("  observe    all tensors, {}\n",
+                       traits.passes == 1 ? "once" : fmt::format("{} times", traits.passes));
+        if (traits.needs_base) fmt::print("  needs      the base's weights\n");
+        if (traits.needs_linalg) fmt::print("  needs      linear algebra\n");
+        if (traits.random) fmt::print("  random     yes, from the node's seed\n");
         return;
     }
     fmt::print("  stands for\n");

@@ -27,6 +27,8 @@ void copy(const at::Tensor& from, double* to) {
     std::copy_n(dense.const_data_ptr<double>(), dense.numel(), to);
 }
 
+std::mutex threads_mutex;  ///< LibTorch's setting is one for all
+
 /// Runs `body` with one thread and says what LibTorch throws.
 template <class Body>
 bph_status lend(const bph_call* call, Body&& body) noexcept {
@@ -38,8 +40,7 @@ bph_status lend(const bph_call* call, Body&& body) noexcept {
     try {
         // The setting is the process's in part and the thread's in part; a new thread takes it over.
         if (at::get_num_threads() != 1) {
-            static std::mutex mutex;
-            const std::lock_guard lock(mutex);
+            const std::lock_guard lock(threads_mutex);
             at::set_num_threads(1);
         }
         body();

@@ -150,6 +150,17 @@ private:
                      problem.code);
         if (there && item.raw["merger"].is_object())
             note_unknown(item.raw["merger"], pointer + "/merger", merger_keys());
+        refuse_paths(item.parameters, pointer + "/parameters");
+    }
+
+    /// A merger's parameters are those of a node's: their paths aren't resolved, and their files don't count for its
+    /// key.
+    void refuse_paths(const Json& schema, const std::string& pointer) {
+        if (schema.is_object() && schema.value("format", Json()) == "path")
+            complain(pointer + "/format", "found \"path\"; parameters of merge stages that are files can't be used yet",
+                     Code::kPlugin);
+        if (!schema.is_structured()) return;
+        for (const auto& [key, inner] : schema.items()) refuse_paths(inner, pointer_join(pointer, key));
     }
 
     static std::string did_you_mean_only(std::string_view word, const std::vector<std::string>& names) {

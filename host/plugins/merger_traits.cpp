@@ -123,6 +123,7 @@ private:
     }
 
     void read_preset() {
+        const size_t before = problems_.size();
         for (const auto& [key, value] : merger_->items())
             if (key != "preset" && !key.starts_with("x-"))
                 complain(pointer_join("", key), "stands beside 'preset', whose stages say it themselves");
@@ -137,6 +138,7 @@ private:
         std::vector<std::string> names;
         if (parameters.is_object())
             for (const auto& [name, schema] : parameters.items()) names.push_back(name);
+        std::vector<std::string> used;
         for (size_t i = 0; i < preset.size(); ++i) {
             const std::string at = fmt::format("/preset/{}", i);
             const Json& stage = preset[i];
@@ -157,7 +159,9 @@ private:
             for (const auto& [key, value] : with.items()) {
                 if (!value.is_object() || !value.contains("parameter")) continue;
                 const Json& name = value["parameter"];
-                if (value.size() != 1 || !name.is_string() || index_of(name, names) == names.size())
+                if (value.size() == 1 && name.is_string() && index_of(name, names) < names.size())
+                    used.push_back(name);
+                else
                     complain(pointer_join(pointer_join(at, "with"), key),
                              fmt::format("found {}, expected {{\"parameter\": \"…\"}} with one of this item's own "
                                          "parameters{}",
@@ -165,6 +169,12 @@ private:
                                          name.is_string() ? did_you_mean(name.get<std::string>(), names) : ""));
             }
         }
+        if (problems_.size() != before) return;
+        for (const std::string& name : names)
+            if (index_of(name, used) == used.size())
+                complain("/preset", fmt::format("no stage takes the item's parameter '{}', expected {{\"parameter\": "
+                                                "\"{}\"}} in one of them",
+                                                name, name));
     }
 
     const ItemInfo& item_;

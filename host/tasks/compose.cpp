@@ -63,6 +63,9 @@ void run_compose(TaskContext& context) {
     options.metadata = {{"biophony.stages", canonical(run)},
                         {"biophony.stages_asked", canonical(context.params.at("stages"))}};
     if (needs_linalg(stages)) options.linalg = torch_runtime().linalg();
+    options.log = [&](int level, const std::string& text) {
+        (level >= BPH_LOG_WARNING ? context.note : context.log)(text);
+    };
     const auto begin = std::chrono::steady_clock::now();
     const MergeReport report = merge(context.input("base").folder / "encoder.safetensors", vectors, stages,
                                      context.out / "encoder.safetensors", options);

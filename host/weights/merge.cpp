@@ -26,11 +26,40 @@ using Scope = MergerTraits::Scope;
 /// A global stage is shown blocks of about this many elements, each by a state of its own. Results depend on it.
 constexpr uint64_t kBlockElements = 1 << 22;
 
+/// What stages log, from any thread; told at the end, each message once, in an order that the threads don't change.
+class LogBook {
+public:
+    /// Where in the work a message came up: (stage, tensor or 0, element, how many before it). For each the place is
+    /// the same whichever thread does the work.
+    using Place = std::array<uint64_t, 4>;
+
+    void add(const Place& place, int level, const std::string& text) {
+        const std::lock_guard lock(mutex_);
+        const auto [found, added] = first_.try_emplace({level, text}, place);
+        if (!added) found->second = std::min(found->second, place);
+    }
+    void tell(const std::function<void(int level, const std::string& text)>& log) const {
+        std::vector<std::pair<Place, std::pair<int, std::string>>> lines;
+        for (const auto& [line, place] : first_) lines.emplace_back(place, line);
+        std::sort(lines.begin(), lines.end());
+        for (const auto& [place, line] : lines) log(line.first, line.second);
+    }
+
+private:
+    std::mutex mutex_;
+    std::map<std::pair<int, std::string>, Place> first_;
+};
+
 /// One stage, ready to be called: the plugin's table and an instance.
 class StageInstance {
 public:
-    StageInstance(const MergeStage& stage, uint64_t stage_seed, const MergeOptions& options)
-        : traits(merger_traits(*stage.item)), name(stage.item->name()), seed(stage_seed), options_(&options) {
+    StageInstance(const MergeStage& stage, size_t index, const MergeOptions& options, LogBook& book)
+        : traits(merger_traits(*stage.item)),
+          name(stage.item->name()),
+          seed(mix(options.seed, index)),
+          options_(&options),
+          index_(index),
+          book_(&book) {
         if (traits.needs_linalg && options.linalg == nullptr)
             throw Error(Code::kPlugin,
                         "it needs linear algebra, which this program doesn't offer; that comes with LibTorch",
@@ -61,7 +90,18 @@ public:
     StageInstance(const StageInstance&) = delete;
     StageInstance& operator=(const StageInstance&) = delete;
 
-    CallOptions call_options() const { return {.seed = seed, .threads = 1, .cancel = options_->cancel}; }
+    /// What is logged is put down at the place that `place` gives.
+    CallOptions call_options(std::function<LogBook::Place()> place = [] { return LogBook::Place{}; }) const {
+        CallOptions out{.seed = seed, .threads = 1, .cancel = options_->cancel};
+        if (options_->log)
+            out.log = [this, place = std::move(place)](int level, std::string_view text) { log(level, text, place()); };
+        return out;
+    }
+    /// The place's stage is filled in.
+    void log(int level, std::string_view text, LogBook::Place place) const {
+        place[0] = index_;
+        book_->add(place, level, fmt::format("{}: {}", name, text));
+    }
     /// Whether it sees a tensor of this role as a matrix.
     bool takes_matrix(const std::string& role) const {
         return traits.scope == Scope::kMatrix &&
@@ -120,6 +160,8 @@ public:
 
 private:
     const MergeOptions* options_;
+    const size_t index_;
+    LogBook* book_;
     const bph_merger_v0* table_ = nullptr;
     void* self_ = nullptr;
     std::vector<void*> ended_;  ///< of each pass
@@ -166,13 +208,23 @@ class Worker {
 public:
     explicit Worker(const Job& job) : job_(job), values_(job.experts.size()), out_(1) {
         for (const auto& stage : job.stages)
-            calls_.push_back(std::make_unique<PluginCall>(stage->name, stage->call_options()));
+            calls_.push_back(std::make_unique<PluginCall>(stage->name, stage->call_options([this] {
+                const auto tensor = static_cast<uint64_t>(at_.plan - job_.plans.data());
+                return LogBook::Place{0, tensor + 1, at_.first, logged_++};
+            })));
     }
 
     const PluginCall& call(size_t stage) const { return *calls_[stage]; }
 
+    /// From here on what is logged belongs to this segment.
+    void begin(const Segment& segment) {
+        at_ = segment;
+        logged_ = 0;
+    }
+
     /// Reads the segment of all experts, and of the base, and runs the first `stages` stages.
     void run(const Segment& segment, size_t stages) {
+        begin(segment);
         segment_ = segment;
         read(job_.base, *segment.plan->base, base_);
         for (size_t i = 0; i < values_.size(); ++i) read(job_.experts[i].file(), *segment.plan->deltas[i], values_[i]);
@@ -327,6 +379,8 @@ private:
     std::vector<float*> outs_;
     std::vector<uint64_t> keys_;
     Segment segment_{};
+    Segment at_{};         ///< what logs belong to,
+    uint64_t logged_ = 0;  ///< and how many it has
 };
 
 /// Tells a user where the merge is.
@@ -467,6 +521,7 @@ void observe(const Job& job, size_t s, Meter& meter) {
             [&](Worker& worker, uint64_t unit) {
                 const Showing& showing = units[unit];
                 for (size_t b = 0; b < showing.blocks.size(); ++b) {
+                    worker.begin(showing.blocks[b].front());
                     auto state = std::make_unique<StageInstance::State>(stage, worker.call(s), pass, experts);
                     for (const Segment& segment : showing.blocks[b]) {
                         const Plan& plan = *segment.plan;
@@ -516,11 +571,9 @@ void write_merged(const Job& job, SafetensorsWriter& writer, Meter& meter) {
     });
 }
 
-}  // namespace
-
-MergeReport merge(const std::filesystem::path& base_path, const std::vector<std::filesystem::path>& vectors,
-                  const std::vector<MergeStage>& stages, const std::filesystem::path& out,
-                  const MergeOptions& options) {
+MergeReport merge_all(const std::filesystem::path& base_path, const std::vector<std::filesystem::path>& vectors,
+                      const std::vector<MergeStage>& stages, const std::filesystem::path& out,
+                      const MergeOptions& options, LogBook& book) {
     size_t bad = 0;
     if (const std::string what = check_stages(stages, bad, vectors.size()); !what.empty())
         throw Error(Code::kInvalid, fmt::format("stage {}: {}", bad, what));
@@ -529,7 +582,7 @@ MergeReport merge(const std::filesystem::path& base_path, const std::vector<std:
 
     std::vector<std::unique_ptr<StageInstance>> instances;
     for (size_t i = 0; i < stages.size(); ++i)
-        instances.push_back(std::make_unique<StageInstance>(stages[i], mix(options.seed, i), options));
+        instances.push_back(std::make_unique<StageInstance>(stages[i], i, options, book));
 
     // Everything that can be wrong with the inputs as files is told before a byte is written.
     const SafetensorsFile base = SafetensorsFile::open(base_path);
@@ -575,6 +628,13 @@ MergeReport merge(const std::filesystem::path& base_path, const std::vector<std:
         report.elements += tensor.elements();
         plans.push_back(std::move(plan));
     }
+    for (const auto& stage : instances)
+        if (stage->traits.scope == Scope::kMatrix &&
+            std::none_of(plans.begin(), plans.end(), [&](const Plan& plan) { return stage->takes_matrix(plan.role); }))
+            stage->log(BPH_LOG_WARNING,
+                       fmt::format("no tensor has a role in [{}]; it does only its rule for others",
+                                   fmt::join(stage->traits.roles, ", ")),
+                       {});
 
     Meter meter(options.progress, report.bytes_read + report.bytes_written);
     std::map<std::string, std::string> metadata = card.to_metadata();
@@ -600,6 +660,23 @@ MergeReport merge(const std::filesystem::path& base_path, const std::vector<std:
     writer.finish();
     meter.tell();
     return report;
+}
+
+}  // namespace
+
+MergeReport merge(const std::filesystem::path& base, const std::vector<std::filesystem::path>& vectors,
+                  const std::vector<MergeStage>& stages, const std::filesystem::path& out,
+                  const MergeOptions& options) {
+    LogBook book;
+    try {
+        const MergeReport report = merge_all(base, vectors, stages, out, options, book);
+        if (options.log) book.tell(options.log);
+        return report;
+    } catch (...) {
+        // What led to it, as far as the threads had come.
+        if (options.log) book.tell(options.log);
+        throw;
+    }
 }
 
 }  // namespace biophony

@@ -8,6 +8,7 @@
 #pragma once
 
 #include <filesystem>
+#include <functional>
 #include <map>
 #include <string>
 #include <vector>
@@ -28,6 +29,9 @@ struct MergeOptions {
     std::map<std::string, std::string> metadata;  ///< of the file that is written, beside the encoder card
     std::string node;                             ///< whose work it is, for the message of a plugin's crash
     const bph_linalg_v0* linalg = nullptr;        ///< for stages that need it; null = not there
+    /// Hears what stages log (levels of spine.h), "merger:x: …", at the end, on the calling thread: each message once,
+    /// by stage, tensor and element. Also before an error is thrown.
+    std::function<void(int level, const std::string& text)> log;
 };
 
 /// What was done; bytes are those of tensors, the base's pass for its hashes and passes that observe included.

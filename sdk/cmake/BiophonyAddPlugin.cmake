@@ -27,16 +27,22 @@ function(biophony_add_plugin name)
   endif()
 
   # The build identity covers what the library is built from: its folder, its sources, and the SDK's headers, but for
-  # those that speak of kinds that it doesn't have.
+  # those that speak of kinds that it doesn't have. philox.hpp is for whoever draws; encoders draw from LibTorch's
+  # generator, which the host seeds, so a library of encoders alone doesn't count it.
   file(GLOB _own CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/*.cpp ${CMAKE_CURRENT_SOURCE_DIR}/*.hpp
     ${CMAKE_CURRENT_SOURCE_DIR}/*.h ${CMAKE_CURRENT_SOURCE_DIR}/*.c)
   file(GLOB_RECURSE _sdk CONFIGURE_DEPENDS ${BIOPHONY_SDK_INCLUDE_DIR}/biophony/*.h
     ${BIOPHONY_SDK_INCLUDE_DIR}/biophony/*.hpp)
   file(READ ${arg_MANIFEST} _manifest)
-  if(NOT _manifest MATCHES "\"kind\": *\"merger\"")
-    list(FILTER _sdk EXCLUDE REGEX "/biophony/(c/)?(merger|linalg|philox)\\.")
+  set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS ${arg_MANIFEST})
+  set(_colon "[ \t\r\n]*:[ \t\r\n]*")
+  if(NOT _manifest MATCHES "\"kind\"${_colon}\"merger\"")
+    list(FILTER _sdk EXCLUDE REGEX "/biophony/(c/)?(merger|linalg)\\.")
+    if(arg_TORCH)
+      list(FILTER _sdk EXCLUDE REGEX "/biophony/philox\\.")
+    endif()
   endif()
-  if(NOT _manifest MATCHES "\"kind\": *\"dataset\"")
+  if(NOT _manifest MATCHES "\"kind\"${_colon}\"dataset\"")
     list(FILTER _sdk EXCLUDE REGEX "/biophony/(c/)?dataset\\.")
   endif()
   if(NOT arg_TORCH)

@@ -257,6 +257,20 @@ TEST_CASE("manifests are read strictly, and all faults are told") {
                Contains("note: ") && Contains("did you mean 'scope'?"));
     CHECK_THAT(read(item(R"({"parameters": {"type": "object", "required": ["x"]}})")), Contains("\"x\""));
     CHECK_THAT(read(item(R"({"parameters": {"properties": []}})")), Contains("/items/0/parameters/properties"));
+    const auto preset = [&](const char* with) {
+        Json json = Json::parse(item(R"({"parameters": {"properties": {"density": {"type": "number"}}}})"));
+        json["items"][0]["merger"] = {{"preset", {{{"use", "merger:trim"}, {"with", Json::parse(with)}}}}};
+        return read(json.dump());
+    };
+    CHECK(preset(R"({"density": {"parameter": "density"}})").empty());
+    CHECK_THAT(preset(R"({"density": 0.5})"),
+               Contains("/items/0/merger/preset") && Contains("no stage takes the item's parameter 'density'"));
+    for (const char* file :
+         {R"({"f": {"type": "string", "format": "path"}})",
+          R"({"list": {"type": "array", "items": {"type": "string", "format": "path", "x-must-exist": true}}})"})
+        CHECK_THAT(read(item(std::string(R"({"parameters": {"type": "object", "properties": )") + file + "}}")),
+                   Contains("/items/0/parameters/properties/") && Contains("can't be used yet"));
+    CHECK(read(item(R"({"parameters": {"type": "object", "properties": {"format": {"default": "path"}}}})")).empty());
     CHECK_THAT(read(item(R"({"licens": "x"})")), Contains("note: ") && Contains("did you mean 'licence'?"));
     CHECK(read(item(R"({"x-lab": "x"})")).empty());
     const Json twice = Json::parse(item("{}"));

@@ -77,6 +77,7 @@ TEST_CASE("each bad plugin has its state and its reason") {
          {kIncompatible,
           {"has the scope 'layer', this host knows element, tensor", "needs 'fisher', this host gives"}}},
         {"no_matrix", {kIncompatible, {"biophony.merger/0 of merger:zoo-no-matrix lacks a function"}}},
+        {"no_begin", {kIncompatible, {"biophony.merger/0 of merger:zoo-no-begin lacks a function"}}},
         {"short_table", {kIncompatible, {"has 8 bytes, expected at least"}}},
         {"empty_table", {kIncompatible, {"lacks a function"}}},
         {"knows_everything", {kIncompatible, {"'biophony.dataset/0x'", "doesn't exist"}}},

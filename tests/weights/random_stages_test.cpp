@@ -36,11 +36,18 @@ TEST_CASE("Philox4x32-10 gives the published numbers") {
     for (const uint64_t key : {0ULL, 1ULL, 1ULL << 32, ~0ULL})
         for (const uint64_t counter : {0ULL, 1ULL, 1ULL << 32, ~0ULL}) seen.insert(Philox(key).words(counter));
     CHECK(seen.size() == 16);
+    // normal() has words of its own, those of the counter (index / 2, 0, 1, 0).
+    const auto own = random.words(0, 1);
+    CHECK(own != random.words(0));
+    for (const uint64_t index : {0ULL, 1ULL}) {
+        const double u = (own[2 * index] + 1.0) * 0x1p-32, angle = 2 * std::numbers::pi * own[2 * index + 1] * 0x1p-32;
+        CHECK(random.normal(index) == Approx(std::sqrt(-2 * std::log(u)) * std::cos(angle)));
+    }
 }
 
 TEST_CASE("Philox: moments of the uniform and of the normal distribution") {
     const Philox random(7);
-    double mean = 0, square = 0, normal_mean = 0, normal_square = 0, neighbours = 0;
+    double mean = 0, square = 0, normal_mean = 0, normal_square = 0, neighbours = 0, both = 0, both_at_half = 0;
     constexpr int kDraws = 200000;
     for (int k = 0; k < kDraws; ++k) {
         const double u = random.uniform(k), z = random.normal(k);
@@ -49,12 +56,16 @@ TEST_CASE("Philox: moments of the uniform and of the normal distribution") {
         mean += u / kDraws, square += u * u / kDraws;
         normal_mean += z / kDraws, normal_square += z * z / kDraws;
         neighbours += z * random.normal(k + 1) / kDraws;
+        // The radius of a normal number would be a function of the uniform one, were their words the same.
+        both += (u - 0.5) * z * z / kDraws, both_at_half += (random.uniform(2 * k) - 0.5) * z * z / kDraws;
     }
     CHECK(mean == Approx(0.5).margin(0.004));  // six standard errors
     CHECK(square == Approx(1.0 / 3).margin(0.004));
     CHECK(normal_mean == Approx(0).margin(0.014));
     CHECK(normal_square == Approx(1).margin(0.02));
     CHECK(neighbours == Approx(0).margin(0.014));
+    CHECK(both == Approx(0).margin(0.007));
+    CHECK(both_at_half == Approx(0).margin(0.007));
 }
 
 TEST_CASE("DARE drops a fraction p and scales the rest") {

@@ -1,4 +1,4 @@
-// A merger of scope "matrix" without the function for matrices.
+// A merger whose manifest says scope "matrix", and whose class has no matrix().
 #include "biophony/merger.hpp"
 #include "zoo.hpp"
 
@@ -6,9 +6,8 @@ ZOO_ITEMS(
     "{\"kind\": \"merger\", \"id\": \"zoo-no-matrix\", \"interface\": \"biophony.merger/0\", \"tier\": \"S\", "
     "\"merger\": {\"stage\": \"combine\", \"scope\": \"matrix\", \"space\": \"delta\"}, "
     "\"parameters\": {\"type\": \"object\"}}")
-static constexpr bph_merger_v0 kTable = {
-    .struct_size = sizeof(bph_merger_v0),
-    .create = [](const bph_call*, bph_str, void**) -> bph_status { return BPH_OK; },
-    .destroy = [](void*) {},
-    .element = [](const bph_call*, const void*, const bph_merge_tile*) -> bph_status { return BPH_OK; }};
-BIOPHONY_PLUGIN({"zoo-no-matrix", BPH_MERGER_V0, &kTable})
+struct NoMatrix : biophony::sdk::Merger {
+    explicit NoMatrix(const biophony::sdk::Params&) {}
+    void element(const biophony::sdk::Tile&) const override {}
+};
+BIOPHONY_PLUGIN(biophony::sdk::merger<NoMatrix>("zoo-no-matrix"))

@@ -13,6 +13,8 @@
 
 #include <memory>
 #include <span>
+#include <string>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -45,11 +47,26 @@ struct Matrix {
     double at(size_t r, size_t c) const { return values[r * columns + c]; }
 };
 
+namespace detail {
+
+/// A failure that the host has told already: it goes back as its status alone, so that the host's words stand.
+class ToldByHost : public Error {
+public:
+    explicit ToldByHost(bph_status status) : Error("the host's linear algebra failed", status) {}
+};
+
+}  // namespace detail
+
 /// The host's linear algebra, for stages whose manifest says "needs": ["linalg"]. Throws Error where a decomposition
-/// doesn't converge.
+/// doesn't converge (left alone, it reaches the user in the host's words), and where shapes don't fit.
 class Linalg {
 public:
-    Linalg(const bph_linalg_v0* table, const bph_call* call) : table_(table), call_(call) {}
+    Linalg(const bph_linalg_v0* table, const bph_call* call) : table_(table), call_(call) {
+        if (table_->struct_size < sizeof(bph_linalg_v0))
+            throw Error("the host's linear algebra has " + std::to_string(table_->struct_size) +
+                            " bytes, expected at least " + std::to_string(sizeof(bph_linalg_v0)),
+                        BPH_INCOMPATIBLE);
+    }
 
     struct Svd {
         Matrix u;               ///< (m, r)
@@ -68,6 +85,8 @@ public:
         Matrix vectors;              ///< in columns
     };
     Eigh eigh(const Matrix& symmetric) const {
+        if (symmetric.rows != symmetric.columns)
+            throw Error("eigh: found a matrix of " + shape(symmetric) + ", expected a square one", BPH_INTERNAL);
         Eigh out{std::vector<double>(symmetric.rows), Matrix(symmetric.rows, symmetric.rows)};
         check(
             table_->eigh(call_, symmetric.rows, symmetric.values.data(), out.values.data(), out.vectors.values.data()));
@@ -75,25 +94,37 @@ public:
     }
     /// op(a) · op(b), op being the transpose where the flag is set.
     Matrix multiply(const Matrix& a, const Matrix& b, bool transpose_a = false, bool transpose_b = false) const {
+        const size_t inner = transpose_a ? a.rows : a.columns;
+        if (inner != (transpose_b ? b.columns : b.rows))
+            throw Error("multiply: found " + shape(a) + (transpose_a ? " transposed" : "") + " and " + shape(b) +
+                            (transpose_b ? " transposed" : "") +
+                            ", expected as many columns on the left as rows on the right",
+                        BPH_INTERNAL);
         Matrix out(transpose_a ? a.columns : a.rows, transpose_b ? b.rows : b.columns);
-        check(table_->gemm(call_, out.rows, out.columns, transpose_a ? a.rows : a.columns, a.values.data(),
-                           transpose_a ? 1 : 0, b.values.data(), transpose_b ? 1 : 0, out.values.data()));
+        check(table_->gemm(call_, out.rows, out.columns, inner, a.values.data(), transpose_a ? 1 : 0, b.values.data(),
+                           transpose_b ? 1 : 0, out.values.data()));
         return out;
     }
 
 private:
-    /// The host has said what is wrong already; guarded() says it again with the same words.
+    static std::string shape(const Matrix& a) { return std::to_string(a.rows) + " x " + std::to_string(a.columns); }
     static void check(bph_status status) {
-        if (status != BPH_OK) throw Error("a matrix decomposition of the host failed", status);
+        if (status != BPH_OK) throw detail::ToldByHost(status);
     }
     const bph_linalg_v0* table_;
     const bph_call* call_;
 };
 
-/// A run of consecutive elements of one tensor, or the whole of it; all spans have the same length.
+/// A run of consecutive elements of one tensor, or the whole of it; all spans have the same length. What the manifest
+/// doesn't ask for isn't there: asking the tile for it throws Error, with the key that is missing.
 class Tile {
 public:
-    Tile(const bph_merge_tile* tile, const bph_call* call) : tile_(tile), call_(call) {}
+    Tile(const bph_merge_tile* tile, const bph_call* call) : tile_(tile), call_(call) {
+        if (tile_->struct_size < sizeof(bph_merge_tile))
+            throw Error("the host's tile has " + std::to_string(tile_->struct_size) + " bytes, expected at least " +
+                            std::to_string(sizeof(bph_merge_tile)),
+                        BPH_INCOMPATIBLE);
+    }
     size_t size() const { return static_cast<size_t>(tile_->count); }
     size_t experts() const { return tile_->expert_count; }
     /// Values of expert i: deltas, or weights where the manifest says `"space": "weight"`.
@@ -104,7 +135,10 @@ public:
     }
     std::span<float> out() const { return {tile_->out, tile_->out == nullptr ? 0 : size()}; }
     /// Of expert i, for a transform with `"experts": "all"`.
-    std::span<float> out(size_t i) const { return {tile_->outs[i], size()}; }
+    std::span<float> out(size_t i) const {
+        promised(tile_->outs, "out(i)", "\"experts\": \"all\"");
+        return {tile_->outs[i], size()};
+    }
     std::string_view tensor() const { return from_c(tile_->tensor); }
     std::string_view role() const { return from_c(tile_->role); }
     int block() const { return tile_->block; }
@@ -115,23 +149,39 @@ public:
     /// Of the whole tensor; for matrix() rows and columns.
     std::span<const uint64_t> shape() const { return {tile_->shape, tile_->rank}; }
     /// Random numbers of expert i, to be asked by the element's index in the tensor: offset() + k.
-    Philox random(size_t i = 0) const { return Philox(tile_->keys[i]); }
-    /// What the last pass of a global stage has seen.
+    Philox random(size_t i = 0) const {
+        promised(tile_->keys, "random()", "\"random\": true");
+        return Philox(tile_->keys[i]);
+    }
+    /// What the last pass of a global stage has seen, in element().
     template <class T>
     const T& observed() const {
+        promised(tile_->observed, "observed()", "\"scope\": \"global\"");
         return static_cast<const T&>(*static_cast<const Observation*>(tile_->observed));
     }
     /// Expert i as a matrix, in matrix().
     Matrix matrix(size_t i) const {
+        if (tile_->rank != 2 || tile_->shape[0] * tile_->shape[1] != tile_->count)
+            throw Error("matrix(i) is for Merger::matrix(), which has the whole tensor as rows and columns",
+                        BPH_INTERNAL);
         Matrix out(static_cast<size_t>(tile_->shape[0]), static_cast<size_t>(tile_->shape[1]));
         const auto from = expert(i);
         out.values.assign(from.begin(), from.end());
         return out;
     }
-    Linalg linalg() const { return {tile_->linalg, call_}; }
+    Linalg linalg() const {
+        promised(tile_->linalg, "linalg()", "\"needs\": [\"linalg\"]");
+        return {tile_->linalg, call_};
+    }
     Call call() const { return Call(call_); }
 
 private:
+    static void promised(const void* there, const char* what, const char* key) {
+        if (there == nullptr)
+            throw Error(std::string("Tile::") + what + " is there where the manifest's object \"merger\" has " + key +
+                            ", and not while tensors are observed",
+                        BPH_INTERNAL);
+    }
     const bph_merge_tile* tile_;
     const bph_call* call_;
 };
@@ -155,40 +205,69 @@ namespace detail {
 
 template <class M>
 struct MergerThunks {
+    /// guarded(), but for what the host has told.
+    template <class Body>
+    static bph_status told(const bph_call* call, Body&& body) noexcept {
+        bph_status by_host = BPH_OK;
+        const bph_status status = guarded(call, [&] {
+            try {
+                body();
+            } catch (const ToldByHost& error) {
+                by_host = error.status();
+            }
+        });
+        return status != BPH_OK ? status : by_host;
+    }
     static bph_status create(const bph_call* call, bph_str params, void** self) {
-        return guarded(call, [&] {
+        return told(call, [&] {
             auto instance = std::make_unique<M>(Params::parse(from_c(params)));
             *self = static_cast<Merger*>(instance.release());
         });
     }
     static void destroy(void* self) { delete static_cast<Merger*>(self); }
     static bph_status element(const bph_call* call, const void* self, const bph_merge_tile* tile) {
-        return guarded(call, [&] { static_cast<const Merger*>(self)->element(Tile(tile, call)); });
+        return told(call, [&] { static_cast<const Merger*>(self)->element(Tile(tile, call)); });
     }
     static bph_status matrix(const bph_call* call, const void* self, const bph_merge_tile* tile) {
-        return guarded(call, [&] { static_cast<const Merger*>(self)->matrix(Tile(tile, call)); });
+        return told(call, [&] { static_cast<const Merger*>(self)->matrix(Tile(tile, call)); });
     }
     static bph_status observe_begin(const bph_call* call, const void* self, uint32_t pass, uint32_t experts,
                                     const void* earlier, void** state) {
-        return guarded(call, [&] {
+        return told(call, [&] {
             *state = static_cast<const Merger*>(self)
                          ->begin(pass, experts, static_cast<const Observation*>(earlier))
                          .release();
         });
     }
     static bph_status observe(const bph_call* call, const void*, void* state, const bph_merge_tile* tile) {
-        return guarded(call, [&] { static_cast<Observation*>(state)->see(Tile(tile, call)); });
+        return told(call, [&] { static_cast<Observation*>(state)->see(Tile(tile, call)); });
     }
     static bph_status observe_join(const bph_call* call, const void*, void* state, const void* other) {
-        return guarded(call, [&] { static_cast<Observation*>(state)->join(*static_cast<const Observation*>(other)); });
+        return told(call, [&] { static_cast<Observation*>(state)->join(*static_cast<const Observation*>(other)); });
     }
     static bph_status observe_end(const bph_call* call, const void*, void* state) {
-        return guarded(call, [&] { static_cast<Observation*>(state)->end(); });
+        return told(call, [&] { static_cast<Observation*>(state)->end(); });
     }
     static void observe_destroy(void* state) { delete static_cast<Observation*>(state); }
-    static constexpr bph_merger_v0 kTable = {
-        sizeof(bph_merger_v0), 0,        &create,       &destroy,     &element,        &matrix,
-        &observe_begin,        &observe, &observe_join, &observe_end, &observe_destroy};
+    /// Whether M, or what it derives from, has its own. One that can't be named from here (private, overloaded) is.
+    static constexpr bool kMatrix = !requires {
+        requires std::is_same_v<decltype(&M::matrix), decltype(&Merger::matrix)>;
+    };
+    static constexpr bool kGlobal = !requires {
+        requires std::is_same_v<decltype(&M::begin), decltype(&Merger::begin)>;
+    };
+    /// Without what the class lacks, so that a host that is promised it by the manifest sees so at once.
+    static constexpr bph_merger_v0 kTable = {sizeof(bph_merger_v0),
+                                             0,
+                                             &create,
+                                             &destroy,
+                                             &element,
+                                             kMatrix ? &matrix : nullptr,
+                                             kGlobal ? &observe_begin : nullptr,
+                                             kGlobal ? &observe : nullptr,
+                                             kGlobal ? &observe_join : nullptr,
+                                             kGlobal ? &observe_end : nullptr,
+                                             kGlobal ? &observe_destroy : nullptr};
 };
 
 }  // namespace detail

@@ -13,9 +13,10 @@ class Philox {
 public:
     explicit Philox(uint64_t key) : key_(key) {}
 
-    /// Four random words for a counter.
-    std::array<uint32_t, 4> words(uint64_t counter) const {
-        std::array<uint32_t, 4> x = {static_cast<uint32_t>(counter), static_cast<uint32_t>(counter >> 32), 0, 0};
+    /// Four random words for a counter. Each stream has numbers of its own: uniform() takes stream 0, normal() 1, so
+    /// that a stage may ask for both at one index.
+    std::array<uint32_t, 4> words(uint64_t counter, uint32_t stream = 0) const {
+        std::array<uint32_t, 4> x = {static_cast<uint32_t>(counter), static_cast<uint32_t>(counter >> 32), stream, 0};
         auto k0 = static_cast<uint32_t>(key_), k1 = static_cast<uint32_t>(key_ >> 32);
         for (int round = 0; round < 10; ++round) {
             const uint64_t a = uint64_t{0xD2511F53} * x[0], b = uint64_t{0xCD9E8D57} * x[2];
@@ -32,7 +33,7 @@ public:
 
     /// Standard normal (Box and Muller 1958), index by index.
     double normal(uint64_t index) const {
-        const auto w = words(index / 2);
+        const auto w = words(index / 2, 1);
         const size_t at = 2 * (index % 2);
         const double radius = std::sqrt(-2.0 * std::log((w[at] + 1.0) * 0x1p-32));
         return radius * std::cos(2.0 * std::numbers::pi * w[at + 1] * 0x1p-32);
