@@ -5,6 +5,7 @@
 #include <cmath>
 
 #include "linalg/linalg.hpp"
+#include "tasks/node_types.hpp"
 
 #undef CHECK
 #include <catch2/catch.hpp>
@@ -223,4 +224,40 @@ TEST_CASE("shipped stages in the engine, element by element") {
           R"([{"use": "merger:ties.nihal2026"}])", R"([{"use": "merger:dare"}])", R"([{"use": "merger:iso-c"}])",
           R"([{"use": "merger:tsv-m"}])"})
         models.merged(list, {1, 3, 1 << 24});
+}
+
+TEST_CASE("compose: what stages warn of is for the user, the rest for the node's log") {
+    const KeepThreads keep;
+    Models models(false);
+    fs::create_directory(models.setup.folder / "base_folder");
+    fs::rename(models.setup.base, models.setup.folder / "base_folder" / "encoder.safetensors");
+    TaskContext context;
+    struct Nobody : Progress {
+        void update(double, double, std::string_view) override {}
+    } progress;
+    const Cancel cancel;
+    std::vector<std::string> notes, log;
+    context.registry = &registry();
+    context.params = Json::parse(R"({"stages": [{"use": "merger:tsv-m"}]})");
+    context.progress = &progress;
+    context.cancel = &cancel;
+    context.note = [&](std::string_view text) { notes.emplace_back(text); };
+    context.log = [&](std::string_view text) { log.emplace_back(text); };
+    context.out = models.setup.folder / "out_folder";
+    fs::create_directory(context.out);
+    context.inputs["base"].push_back({.folder = models.setup.folder / "base_folder"});
+    // Eight experts: each of three, some more than once. Matrices have rank 5 at most.
+    for (size_t i = 0; i < 8; ++i) {
+        const fs::path folder = models.setup.folder / ("vector_folder" + std::to_string(i));
+        fs::create_directory(folder);
+        fs::copy_file(models.setup.vectors[i % kExperts], folder / "task_vector.safetensors");
+        context.inputs["vectors"].push_back({.folder = folder});
+    }
+    compose_type().run(context);
+    REQUIRE(notes.size() == 3);  // a matrix each, in the order of their names
+    CHECK_THAT(notes[0], Catch::StartsWith("merger:tsv-m: tensor 'full' has rank 5 at most for 8 experts"));
+    CHECK_THAT(notes[1], Catch::Contains("'low'"));
+    CHECK_THAT(notes[2], Catch::Contains("'zero'"));
+    REQUIRE(log.size() == 24);
+    CHECK_THAT(log[9], Catch::StartsWith("merger:tsv-m: tensor 'low', expert 1: rank 2 of 5"));
 }
