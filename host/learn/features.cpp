@@ -1,13 +1,10 @@
 #include "learn/features.hpp"
 
 #include <ATen/core/grad_mode.h>
-#include <ATen/ops/cat.h>
 #include <ATen/ops/empty.h>
-#include <ATen/ops/zeros.h>
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <numeric>
 
 #include "base/json.hpp"
 #include "learn/windows.hpp"
@@ -68,23 +65,6 @@ std::vector<int64_t> FeatureSet::windows_of(const ClipSet& set, Split split) con
     for (size_t w = 0; w < clips.size(); ++w)
         if (set.clips.at(static_cast<size_t>(clips[w])).split == split) out.push_back(static_cast<int64_t>(w));
     return out;
-}
-
-at::Tensor hear(Encoder& encoder, WindowFeatures& windows, size_t batch, Progress& progress, const Cancel& cancel) {
-    const at::NoGradGuard no_grad;
-    encoder.eval();
-    const size_t count = windows.windows().size();
-    std::vector<at::Tensor> parts;
-    std::vector<size_t> all(count);
-    std::iota(all.begin(), all.end(), size_t{0});
-    for (size_t begin = 0; begin < count; begin += batch) {
-        cancel.check();
-        const std::span<const size_t> indices(all.data() + begin, std::min(batch, count - begin));
-        parts.push_back(pooled(encoder, windows.batch(indices), Pooling::kBands));
-        progress.update(static_cast<double>(begin + indices.size()), static_cast<double>(count), "windows");
-    }
-    if (parts.empty()) return at::zeros({0, pooled_width(encoder.info(), Pooling::kBands)});
-    return at::cat(parts);
 }
 
 FeatureSet find_features(const std::vector<InputArtefact>& features, const std::string& encoder,

@@ -33,9 +33,6 @@ struct FeatureSet {
     std::vector<int64_t> windows_of(const ClipSet& set, Split split) const;
 };
 
-/// The features of all windows, the encoder in evaluation mode, without gradient: (W, bands · width) float32.
-at::Tensor hear(Encoder& encoder, WindowFeatures& windows, size_t batch, Progress& progress, const Cancel& cancel);
-
 /// Among a port's results, the features of this encoder on this data, by digest. Throws Error(kInternal) where they
 /// are not there.
 FeatureSet find_features(const std::vector<InputArtefact>& features, const std::string& encoder,

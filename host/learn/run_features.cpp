@@ -24,7 +24,8 @@ void run_features(TaskContext& context) {
                         .data = context.input("data").digest,
                         .bands = info.bands,
                         .width = info.width};
-    features.values = hear(*encoder.module, windows, context.params.at("batch"), *context.progress, *context.cancel);
+    features.values = embed(*encoder.module, windows, context.params.at("batch"), *context.progress, *context.cancel,
+                            Pooling::kBands);
     for (const Window& window : windows.windows()) features.clips.push_back(static_cast<int64_t>(window.clip));
     features.save(context.out);
     const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();

@@ -3,7 +3,6 @@
 #include <ATen/Context.h>
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/argmax.h>
-#include <ATen/ops/cat.h>
 #include <ATen/ops/cross_entropy_loss.h>
 #include <ATen/ops/eye.h>
 #include <ATen/ops/linalg_solve.h>
@@ -215,23 +214,6 @@ TrainBatch train_batch(const Encoder& encoder, WindowFeatures& windows, std::spa
 }
 
 }  // namespace
-
-at::Tensor embed(Encoder& encoder, WindowFeatures& windows, size_t batch, Progress& progress, const Cancel& cancel,
-                 Pooling pooling) {
-    const at::NoGradGuard no_grad;
-    encoder.eval();
-    std::vector<at::Tensor> parts;
-    std::vector<size_t> all(windows.windows().size());
-    std::iota(all.begin(), all.end(), size_t{0});
-    for (size_t begin = 0; begin < all.size(); begin += batch) {
-        cancel.check();
-        const std::span<const size_t> indices(all.data() + begin, std::min(batch, all.size() - begin));
-        parts.push_back(pooled(encoder, windows.batch(indices), pooling));
-        progress.update(static_cast<double>(begin + indices.size()), static_cast<double>(all.size()), "windows");
-    }
-    if (parts.empty()) return at::zeros({0, pooled_width(encoder.info(), pooling)});
-    return at::cat(parts);
-}
 
 TrainedHead train(Encoder& encoder, WindowFeatures& windows, const std::vector<int64_t>& labels,
                   const std::vector<std::string>& recordings, WindowFeatures& valid,

@@ -21,10 +21,6 @@ struct LinearHead {
     at::Tensor bias;    ///< (C) float32
 };
 
-/// Pooled features (W, D) float32 of all windows, without gradient, the encoder in evaluation mode.
-at::Tensor embed(Encoder& encoder, WindowFeatures& windows, size_t batch, Progress& progress, const Cancel& cancel,
-                 Pooling pooling = Pooling::kMean);
-
 struct TrainedHead {
     LinearHead head;
     Json history;        ///< one entry per epoch: epoch, train_loss, valid_loss, valid_accuracy; where there are

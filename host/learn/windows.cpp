@@ -1,8 +1,10 @@
 #include "learn/windows.hpp"
 
 #include <ATen/core/grad_mode.h>
+#include <ATen/ops/cat.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/stack.h>
+#include <ATen/ops/zeros.h>
 
 #include <algorithm>
 #include <cmath>
@@ -194,6 +196,23 @@ at::Tensor WindowFeatures::batch(std::span<const size_t> indices) {
             rows.push_back(encoder_.features(waves(std::span<const size_t>(&i, 1)))[0]);
     }
     return at::stack(rows);
+}
+
+at::Tensor embed(Encoder& encoder, WindowFeatures& windows, size_t batch, Progress& progress, const Cancel& cancel,
+                 Pooling pooling) {
+    const at::NoGradGuard no_grad;
+    encoder.eval();
+    std::vector<at::Tensor> parts;
+    std::vector<size_t> all(windows.windows().size());
+    std::iota(all.begin(), all.end(), size_t{0});
+    for (size_t begin = 0; begin < all.size(); begin += batch) {
+        cancel.check();
+        const std::span<const size_t> indices(all.data() + begin, std::min(batch, all.size() - begin));
+        parts.push_back(pooled(encoder, windows.batch(indices), pooling));
+        progress.update(static_cast<double>(begin + indices.size()), static_cast<double>(all.size()), "windows");
+    }
+    if (parts.empty()) return at::zeros({0, pooled_width(encoder.info(), pooling)});
+    return at::cat(parts);
 }
 
 }  // namespace biophony

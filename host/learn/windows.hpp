@@ -12,6 +12,7 @@
 #include "base/progress.hpp"
 #include "base/random.hpp"
 #include "learn/encoder.hpp"
+#include "learn/pooling.hpp"
 #include "tasks/clips.hpp"
 
 namespace biophony {
@@ -79,5 +80,9 @@ private:
     at::Tensor kept_;          ///< (K, …): the first K windows' features
     std::vector<std::vector<std::vector<float>>> sounds_;  ///< per set and clip; empty where not kept
 };
+
+/// Pooled features (W, D) float32 of all windows, without gradient, the encoder in evaluation mode.
+at::Tensor embed(Encoder& encoder, WindowFeatures& windows, size_t batch, Progress& progress, const Cancel& cancel,
+                 Pooling pooling = Pooling::kMean);
 
 }  // namespace biophony

@@ -16,7 +16,7 @@ void expand_evaluate(Graph& graph, size_t index) {
         for (const size_t encoder : is_head ? encoders_heard(graph.nodes[model]) : std::vector{model})
             for (const size_t set : sources_of(graph.nodes[index], "data")) wanted.push_back({encoder, set});
     }
-    connect_features(graph, index, wanted);
+    imply_features(graph, index, wanted);
 }
 
 }  // namespace

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "base/schema.hpp"
 #include "node_sources.hpp"
 #include "tasks/node_types.hpp"
 #include "tasks/torch_runtime.hpp"
@@ -34,7 +35,9 @@ void imply_features(Graph& graph, size_t user, const std::vector<FeaturesOf>& wa
             node.id = id;
             node.stem = id;
             node.type = &type;
-            node.params = {{"batch", graph.nodes[user].params.at("batch")}};
+            node.params = Json::object();
+            std::vector<Diagnostic> none;
+            apply_schema(type.parameters, node.params, "", none);
             node.inputs = {{"encoder", {pair.encoder}}, {"data", {pair.data}}};
             node.implied = true;
             node.where = graph.nodes[user].where;

@@ -20,14 +20,7 @@ struct FeaturesOf {
 };
 
 /// Connects the port "features" of `user` with the features of each pair, and with nothing else. Nodes that aren't
-/// there yet are added, called "features:ENCODER:DATA", with the "batch" of the user's parameters.
+/// there yet are added, called "features:ENCODER:DATA".
 void imply_features(Graph& graph, size_t user, const std::vector<FeaturesOf>& wanted);
-
-/// The same for users without such a parameter: however many they are, the features they share have one batch, 16.
-inline void connect_features(Graph& graph, size_t user, const std::vector<FeaturesOf>& wanted) {
-    graph.nodes[user].params["batch"] = 16;
-    imply_features(graph, user, wanted);
-    graph.nodes[user].params.erase("batch");
-}
 
 }  // namespace biophony

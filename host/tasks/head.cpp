@@ -230,7 +230,7 @@ void expand_head(Graph& graph, size_t index) {
         for (const size_t set : data) wanted.push_back({sources_of(head, "encoder").at(0), set});
         for (const size_t set : shared) wanted.push_back({sources_of(head, "encoder").at(0), set});
     }
-    connect_features(graph, index, wanted);
+    imply_features(graph, index, wanted);
 }
 
 }  // namespace

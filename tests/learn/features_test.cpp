@@ -50,7 +50,7 @@ TEST_CASE("features are the encoder's pooled frames of all splits, and give both
     WindowFeatures windows = all_windows(sounds, registry, encoder);
     REQUIRE(windows.windows().size() == 8);
     FeatureSet features{.encoder = "e", .data = "d", .bands = 2, .width = 4};
-    features.values = hear(encoder, windows, 3, sounds.progress, sounds.cancel);
+    features.values = embed(encoder, windows, 3, sounds.progress, sounds.cancel, Pooling::kBands);
     for (const Window& window : windows.windows()) features.clips.push_back(static_cast<int64_t>(window.clip));
     const auto folder = std::filesystem::temp_directory_path() / ("biophony-features-" + std::to_string(::getpid()));
     std::filesystem::create_directories(folder);
@@ -110,14 +110,14 @@ TEST_CASE("the front end hears a data set once for all encoders alike, and the v
     Toy first(1), second(2);
     const at::Tensor plain = [&] {
         WindowFeatures windows = all_windows(sounds, registry, second);
-        return hear(second, windows, 3, sounds.progress, sounds.cancel);
+        return embed(second, windows, 3, sounds.progress, sounds.cancel, Pooling::kBands);
     }();
     const int once = second.heard;
     REQUIRE(once > 0);
     WindowFeatures cold = all_windows(sounds, registry, first, "toy");
     CHECK(first.heard == once);
     WindowFeatures warm = all_windows(sounds, registry, second, "toy");
-    CHECK(at::equal(hear(second, warm, 3, sounds.progress, sounds.cancel), plain));
+    CHECK(at::equal(embed(second, warm, 3, sounds.progress, sounds.cancel, Pooling::kBands), plain));
     CHECK(second.heard == once);
     FrontEndCache::set_limit(0);
     WindowFeatures emptied = all_windows(sounds, registry, second, "toy");
