@@ -15,10 +15,13 @@
 #undef CHECK
 #include <catch2/catch.hpp>
 
+#include "../weights/matrices.hpp"
 #include "../weights/merges.hpp"
 
 using namespace biophony;
 using sdk::Matrix;
+using test::product;
+using test::transposed;
 
 namespace {
 
@@ -39,20 +42,6 @@ Matrix noise(size_t rows, size_t columns, unsigned seed) {
     std::normal_distribution<double> normal;
     Matrix out(rows, columns);
     for (double& value : out.values) value = normal(random);
-    return out;
-}
-/// By three loops.
-Matrix product(const Matrix& a, const Matrix& b) {
-    Matrix out(a.rows, b.columns);
-    for (size_t i = 0; i < a.rows; ++i)
-        for (size_t j = 0; j < b.columns; ++j)
-            for (size_t k = 0; k < a.columns; ++k) out.at(i, j) += a.at(i, k) * b.at(k, j);
-    return out;
-}
-Matrix transposed(const Matrix& a) {
-    Matrix out(a.columns, a.rows);
-    for (size_t i = 0; i < a.rows; ++i)
-        for (size_t j = 0; j < a.columns; ++j) out.at(j, i) = a.at(i, j);
     return out;
 }
 double distance(const Matrix& a, const Matrix& b) {

@@ -3,6 +3,7 @@
 #include <catch2/catch.hpp>
 
 #include "biophony/merger.hpp"
+#include "matrices.hpp"
 #include "stage_host.hpp"
 
 using namespace biophony;
@@ -13,20 +14,6 @@ namespace {
 
 const StagePlugins& plugins() {
     return StagePlugins::get();
-}
-
-Matrix product(const Matrix& a, const Matrix& b) {
-    Matrix out(a.rows, b.columns);
-    for (size_t i = 0; i < a.rows; ++i)
-        for (size_t j = 0; j < b.columns; ++j)
-            for (size_t l = 0; l < a.columns; ++l) out.at(i, j) += a.at(i, l) * b.at(l, j);
-    return out;
-}
-Matrix transposed(const Matrix& a) {
-    Matrix out(a.columns, a.rows);
-    for (size_t i = 0; i < a.rows; ++i)
-        for (size_t j = 0; j < a.columns; ++j) out.at(j, i) = a.at(i, j);
-    return out;
 }
 
 /// Random orthonormal columns, by Gram and Schmidt.
