@@ -12,25 +12,12 @@
 #include <cmath>
 
 #include "base/error.hpp"
+#include "learn/tensors.hpp"
 #include "linalg/linalg.hpp"
 
 namespace biophony {
 
 namespace {
-
-constexpr double kRounding = 1e-12;  // of a sum of squares, relative
-
-at::Tensor one_hot(std::span<const int64_t> labels, int64_t classes) {
-    at::Tensor out = at::zeros({static_cast<int64_t>(labels.size()), classes}, at::kDouble);
-    auto cells = out.accessor<double, 2>();
-    for (size_t i = 0; i < labels.size(); ++i) cells[static_cast<int64_t>(i)][labels[i]] = 1;
-    return out;
-}
-
-/// One over the deviation of features whose squared deviations add up to `squares` over `n`; 0 where that is rounding.
-at::Tensor inverse_deviation(const at::Tensor& squares, double n, const at::Tensor& raw_squares) {
-    return at::where(squares > kRounding * raw_squares, (squares / n).rsqrt(), at::zeros_like(squares));
-}
 
 /// Chen et al. 2010, eq. 23, from the traces of S and S², p features and n degrees of freedom.
 double oracle_shrinkage(double trace, double trace_of_square, double p, double n) {

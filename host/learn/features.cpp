@@ -2,6 +2,7 @@
 
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/empty.h>
+#include <ATen/ops/isfinite.h>
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -68,13 +69,26 @@ std::vector<int64_t> FeatureSet::windows_of(const ClipSet& set, Split split) con
 }
 
 FeatureSet find_features(const std::vector<InputArtefact>& features, const std::string& encoder,
-                         const std::string& data) {
-    for (const InputArtefact& artefact : features) {
+                         const std::string& data, const ClipSet& clips) {
+    const auto found = std::find_if(features.begin(), features.end(), [&](const InputArtefact& artefact) {
         const Json card = read_json(artefact.folder / kCard);
-        if (card.at("encoder") == encoder && card.at("data") == data) return FeatureSet::load(artefact.folder);
-    }
-    throw Error(Code::kInternal,
-                fmt::format("the features of the encoder {:.8} on the data {:.8} are not connected", encoder, data));
+        return card.at("encoder") == encoder && card.at("data") == data;
+    });
+    if (found == features.end())
+        throw Error(
+            Code::kInternal,
+            fmt::format("the features of the encoder {:.8} on the data {:.8} are not connected", encoder, data));
+    FeatureSet out = FeatureSet::load(found->folder);
+    out.node = found->node;
+    const at::Tensor good = at::isfinite(out.values).all(1);
+    if (good.all().item<bool>()) return out;
+    const auto window = good.logical_not().nonzero()[0].item<int64_t>();
+    const Clip& clip = clips.clips.at(static_cast<size_t>(out.clips.at(static_cast<size_t>(window))));
+    throw Error(Code::kRunFailed,
+                fmt::format("'{}' has features that are infinite or not numbers, of {} of {} windows, the first in the "
+                            "clip {:.3f}–{:.3f} s of '{}'; the encoder gives no numbers there",
+                            out.node, good.numel() - good.sum().item<int64_t>(), good.numel(), clip.start_s, clip.end_s,
+                            clips.recordings.at(clip.recording).id));
 }
 
 }  // namespace biophony

@@ -23,6 +23,7 @@ struct FeatureSet {
     std::vector<int64_t> clips;  ///< per window
     std::string encoder, data;   ///< digests
     int64_t bands = 1, width = 0;
+    std::string node;  ///< whose result find_features() took: "features:merged:clips[bird]"; not saved
 
     void save(const std::filesystem::path& folder) const;
     static FeatureSet load(const std::filesystem::path& folder);
@@ -33,9 +34,10 @@ struct FeatureSet {
     std::vector<int64_t> windows_of(const ClipSet& set, Split split) const;
 };
 
-/// Among a port's results, the features of this encoder on this data, by digest. Throws Error(kInternal) where they
-/// are not there.
+/// Among a port's results, the features of this encoder on this data, by digest; `clips` is the data. Throws
+/// Error(kInternal) where they are not there, and Error(kRunFailed), with the node and the first such clip, where a
+/// value is infinite or not a number.
 FeatureSet find_features(const std::vector<InputArtefact>& features, const std::string& encoder,
-                         const std::string& data);
+                         const std::string& data, const ClipSet& clips);
 
 }  // namespace biophony

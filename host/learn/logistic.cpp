@@ -133,8 +133,7 @@ LogisticModel fit_logistic(const Examples& train, const Examples& valid, int64_t
     check_examples(train);
     const at::Tensor raw = train.features.to(at::kDouble);
     const at::Tensor mean = raw.mean(0), squares = (raw - mean).square().mean(0);
-    const at::Tensor inverse =
-        at::where(squares > 1e-12 * raw.square().mean(0), squares.rsqrt(), at::zeros_like(squares));
+    const at::Tensor inverse = inverse_deviation(squares, 1, raw.square().mean(0));
     at::Tensor x = (raw - mean) * inverse, basis;
     // With fewer examples than features the weights lie in the span of the examples, where the problem is smaller.
     if (x.size(0) < x.size(1)) {

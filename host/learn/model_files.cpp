@@ -24,6 +24,13 @@ void HeadFile::save(const std::filesystem::path& file) const {
     writer.finish();
 }
 
+std::vector<std::vector<std::string>> identities(const ClipSet& set, const ClipRecording& recording) {
+    std::vector<std::vector<std::string>> out = {{recording.content}};
+    if (const std::string table = set.params.value("file", ""); !table.empty())
+        out.push_back({set.item, table, recording.unit});
+    return out;
+}
+
 std::vector<ClipSet> load_sets(const std::vector<InputArtefact>& data) {
     std::vector<ClipSet> sets;
     std::set<std::string> groups;
@@ -39,7 +46,6 @@ std::vector<ClipSet> load_sets(const std::vector<InputArtefact>& data) {
             throw Error(Code::kRunFailed,
                         fmt::format("two data sets are called '{}' (the second is {}); give one a \"group_name\"",
                                     set.group, artefact.node));
-        const std::string table = set.params.value("file", "");
         for (const Clip& clip : set.clips) {
             const ClipRecording& recording = set.recordings[clip.recording];
             auto check = [&](std::vector<std::string> key) {
@@ -56,9 +62,7 @@ std::vector<ClipSet> load_sets(const std::vector<InputArtefact>& data) {
                                     to_string(other.split), other.group, other.node, other.recording,
                                     to_string(clip.split), set.group, artefact.node, recording.id));
             };
-            check({recording.content});
-            // Files of one recording, such as cut calls, differ in content; their unit means the same in one table.
-            if (!table.empty()) check({set.item, table, recording.unit});
+            for (auto& identity : identities(set, recording)) check(std::move(identity));
         }
     }
     return sets;

@@ -27,6 +27,10 @@ struct HeadFile {
     void save(const std::filesystem::path& file) const;
 };
 
+/// What says that two recordings are the same: their content, and their unit in one table (files of one recording, such
+/// as cut calls, differ in content).
+std::vector<std::vector<std::string>> identities(const ClipSet& set, const ClipRecording& recording);
+
 /// All clip sets of a port, in order. Throws Error(kRunFailed) where two have the same group name,
 /// or where a recording, known by its content, or by its unit where two sets are of one table, is in different splits
 /// of two sets.

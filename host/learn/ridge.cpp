@@ -13,13 +13,10 @@
 #include <limits>
 
 #include "base/error.hpp"
+#include "learn/tensors.hpp"
 #include "linalg/linalg.hpp"
 
 namespace biophony {
-
-namespace {
-constexpr double kRounding = 1e-12;  // of a sum of squares, relative
-}
 
 RidgeSums::RidgeSums(int64_t features, int64_t classes)
     : x(at::zeros({features}, at::kDouble)),
@@ -30,15 +27,13 @@ RidgeSums::RidgeSums(int64_t features, int64_t classes)
 
 void RidgeSums::add(const at::Tensor& features, std::span<const int64_t> labels) {
     const at::Tensor wide = features.to(at::kDouble);
-    at::Tensor one_hot = at::zeros({wide.size(0), y.size(0)}, at::kDouble);
-    auto cells = one_hot.accessor<double, 2>();
-    for (size_t i = 0; i < labels.size(); ++i) cells[static_cast<int64_t>(i)][labels[i]] = 1;
+    const at::Tensor hot = one_hot(labels, y.size(0));
     n += static_cast<double>(wide.size(0));
     x += wide.sum(0);
-    y += one_hot.sum(0);
+    y += hot.sum(0);
     xx += at::matmul(wide.t(), wide);
-    xy += at::matmul(wide.t(), one_hot);
-    yy += at::matmul(one_hot.t(), one_hot);
+    xy += at::matmul(wide.t(), hot);
+    yy += at::matmul(hot.t(), hot);
 }
 
 RidgeSums& RidgeSums::operator+=(const RidgeSums& other) {
@@ -66,8 +61,7 @@ RidgeModel solve_ridge(const RidgeSums& sums, std::optional<double> strength) {
     at::Tensor cross = sums.xy - sums.n * at::outer(mean_x, mean_y);
     // One over each feature's deviation; a feature that never varies has rounding only, and gets no weight.
     const at::Tensor squares = gram.diagonal();
-    const at::Tensor inverse_scale =
-        at::where(squares > kRounding * sums.xx.diagonal(), (squares / sums.n).rsqrt(), at::zeros_like(squares));
+    const at::Tensor inverse_scale = inverse_deviation(squares, sums.n, sums.xx.diagonal());
     gram = gram * at::outer(inverse_scale, inverse_scale);
     cross = cross * inverse_scale.unsqueeze(1);
     const double total = sums.yy.trace().item<double>() - sums.n * (mean_y * mean_y).sum().item<double>();

@@ -9,7 +9,7 @@
 #include <numeric>
 
 #include "base/files.hpp"
-#include "learn/finite_features.hpp"
+#include "learn/features.hpp"
 #include "learn/head_model.hpp"
 #include "learn/model_files.hpp"
 #include "learn/runtime.hpp"
@@ -65,7 +65,7 @@ void run_evaluate(TaskContext& context) {
         const bool first = features.empty();
         for (size_t s = 0; s < sets.size(); ++s) {
             const std::vector<InputArtefact>& port = context.input_list("features");
-            features[e].push_back(finite_features(port, encoders[e], data[s].digest, sets[s]));
+            features[e].push_back(find_features(port, encoders[e], data[s].digest, sets[s]));
             const FeatureSet& mine = features[e].back();
             if (!first) {
                 const FeatureSet& other = features.begin()->second[s];
@@ -73,9 +73,7 @@ void run_evaluate(TaskContext& context) {
                     throw Error(Code::kRunFailed,
                                 fmt::format("'{}' and '{}', which '{}' reads side by side, have {} and {} windows of "
                                             "the same clips; expected encoders whose windows are of one length",
-                                            features_node(port, other.encoder, data[s].digest),
-                                            features_node(port, encoders[e], data[s].digest), input.node,
-                                            other.clips.size(), mine.clips.size()));
+                                            other.node, mine.node, input.node, other.clips.size(), mine.clips.size()));
                 continue;
             }
             for (const int64_t w : mine.windows_of(sets[s], split))

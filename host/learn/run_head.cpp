@@ -10,7 +10,7 @@
 
 #include "learn/discriminant.hpp"
 #include "learn/encoder.hpp"
-#include "learn/finite_features.hpp"
+#include "learn/features.hpp"
 #include "learn/head_model.hpp"
 #include "learn/logistic.hpp"
 #include "learn/model_files.hpp"
@@ -157,7 +157,7 @@ private:
         const auto found = features_.find(key);
         if (found != features_.end()) return found->second;
         return features_
-            .emplace(key, finite_features(context_.input_list("features"), encoder.digest, data.digest, clips))
+            .emplace(key, find_features(context_.input_list("features"), encoder.digest, data.digest, clips))
             .first->second;
     }
 
@@ -406,15 +406,6 @@ private:
     }
 
     void concatenate_raw() { side_by_side(own_heads(experts())); }
-
-    /// What says that two recordings are the same: their content, and their unit in one table (files of one recording,
-    /// such as cut calls, differ in content).
-    static std::vector<std::vector<std::string>> identities(const ClipSet& set, const ClipRecording& recording) {
-        std::vector<std::vector<std::string>> out = {{recording.content}};
-        if (const std::string table = set.params.value("file", ""); !table.empty())
-            out.push_back({set.item, table, recording.unit});
-        return out;
-    }
 
     /// The windows of the public sets on this encoder, all of the class `other`. Nobody is tested on public clips, so
     /// those of the test split are train clips, too.

@@ -22,7 +22,7 @@ set(compose     base weights/finite.hpp weights/merge.cpp weights/merge.hpp weig
 set(encoders    learn/encoder.cpp learn/encoder.hpp learn/pooling.cpp learn/pooling.hpp)
 set(feature_use ${weights} ${encoders} learn/features.cpp learn/features.hpp tasks/clips.cpp tasks/clips.hpp)
 set(head_use    ${feature_use} learn/model_files.cpp learn/model_files.hpp learn/head_model.cpp learn/head_model.hpp
-                learn/finite_features.cpp learn/finite_features.hpp learn/tensors.hpp)
+                learn/tensors.hpp)
 set(features    ${decode} ${feature_use} learn/windows.cpp learn/windows.hpp learn/run_features.cpp tasks/features.cpp)
 set(head        ${head_use} linalg learn/ridge.cpp learn/ridge.hpp learn/discriminant.cpp learn/discriminant.hpp
   learn/logistic.cpp learn/logistic.hpp learn/run_head.cpp tasks/head.cpp)

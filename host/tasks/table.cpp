@@ -16,6 +16,7 @@
 #include "base/schema.hpp"
 #include "node_sources.hpp"
 #include "pipeline/graph.hpp"
+#include "tasks/features.hpp"
 #include "tasks/node_types.hpp"
 
 namespace biophony {
@@ -75,12 +76,6 @@ void run_table(TaskContext& context) {
 using Inputs = std::map<std::string, std::vector<size_t>>;
 using AxisValues = std::vector<std::pair<std::string, std::string>>;
 
-/// The sources of a port; none where it isn't connected.
-std::vector<size_t> port_of(const GraphNode& node, const char* name) {
-    const auto found = node.inputs.find(name);
-    return found == node.inputs.end() ? std::vector<size_t>{} : found->second;
-}
-
 /// What the expansion of one table needs of the graph, and what it has made so far.
 class Expander {
 public:
@@ -89,7 +84,7 @@ public:
         for (const size_t score : scores_) {
             if (node(score).type->name != "evaluate") continue;
             evaluates_.push_back(score);
-            for (const size_t model : port_of(node(score), "model"))
+            for (const size_t model : sources_of(node(score), "model"))
                 if (node(model).type->name == "head") heads_.push_back({score, model});
         }
     }
@@ -109,7 +104,7 @@ public:
             for (const auto& [row, encoders] : controls) {
                 const size_t encoder = partner("controls", encoders, scored.head);
                 // The experts' heads are made for the experts' architecture.
-                if (!experts || item_of(encoder) == item_of(port_of(node(scored.head), "encoder").at(0)))
+                if (!experts || item_of(encoder) == item_of(sources_of(node(scored.head), "encoder").at(0)))
                     repeat_head(row, scored, encoder);
             }
             add_random_step(scored);
@@ -132,21 +127,14 @@ private:
     };
 
     const GraphNode& node(size_t n) const { return graph_.nodes[n]; }
-    std::vector<size_t> table_port(const char* name) const { return port_of(table_, name); }
+    std::vector<size_t> table_port(const char* name) const { return sources_of(table_, name); }
     std::string kind_of(size_t head) const { return node(head).params.value("kind", ""); }
     static bool of_experts(std::string_view kind) {
         return std::find(kHeadsOfExperts.begin(), kHeadsOfExperts.end(), kind) != kHeadsOfExperts.end();
     }
 
-    /// As the graph uses it, else as the program has it.
-    const NodeType& type_of(std::string_view name) const {
-        for (const GraphNode& one : graph_.nodes)
-            if (one.type->name == name) return *one.type;
-        return *node_types().find(name);
-    }
-
     std::set<size_t> data_of(size_t n) const {
-        const std::vector<size_t> data = port_of(node(n), "data");
+        const std::vector<size_t> data = sources_of(node(n), "data");
         return {data.begin(), data.end()};
     }
 
@@ -258,8 +246,8 @@ private:
             const AxisValues& has = node(model).axes;
             return std::find(has.begin(), has.end(), axis) != has.end();
         });
-        const size_t made =
-            imply_once(stem, axes, type_of("evaluate"), like, {{"model", {model}}, {"data", left}}, table_.seed);
+        const size_t made = imply_once(stem, axes, *node_types().find("evaluate"), like,
+                                       {{"model", {model}}, {"data", left}}, table_.seed);
         scores_of_[model].push_back(made);
         repeats_[made].insert(repeats.begin(), repeats.end());
         add_score(made);
@@ -272,9 +260,9 @@ private:
     /// Makes a head and its score in a row; nodes of the same content that stand already serve again.
     void add_head(const std::string& row, const Scored& like, const Json& params, const Inputs& inputs) {
         const std::string stem = fmt::format("{}:{}.{}", table_.id, row, params.value("kind", "head"));
-        const size_t made = imply_once(stem, shared_axes(like.head, inputs), type_of("head"), params, inputs,
+        const size_t made = imply_once(stem, shared_axes(like.head, inputs), *node_types().find("head"), params, inputs,
                                        node(like.head).seed, params.value("kind", "") == kDrawnHeads);
-        evaluate(node(made).id + ".score", row, made, like.evaluate, port_of(node(like.evaluate), "data"),
+        evaluate(node(made).id + ".score", row, made, like.evaluate, sources_of(node(like.evaluate), "data"),
                  node(like.evaluate).params, {repeat_of(like.evaluate)});
     }
 
@@ -331,7 +319,7 @@ private:
 
     /// The experts whose clips a head is fitted on: its own, else the table's.
     std::vector<size_t> experts_of(size_t head) const {
-        if (std::vector<size_t> own = port_of(node(head), "experts"); !own.empty()) return own;
+        if (std::vector<size_t> own = sources_of(node(head), "experts"); !own.empty()) return own;
         std::vector<size_t> out;
         for (const size_t expert : table_port("experts"))
             if (agree(expert, head) && heard_among(expert, data_of(head))) out.push_back(expert);
@@ -368,8 +356,8 @@ private:
     const ItemInfo* item_of(size_t encoder) const {
         for (size_t at = encoder;;) {
             if (node(at).item != nullptr) return node(at).item;
-            std::vector<size_t> from = port_of(node(at), "encoder");
-            if (from.empty()) from = port_of(node(at), "base");
+            std::vector<size_t> from = sources_of(node(at), "encoder");
+            if (from.empty()) from = sources_of(node(at), "base");
             if (from.empty()) return nullptr;
             at = from[0];
         }
@@ -402,11 +390,11 @@ private:
                                         "expected the same clips",
                                         node(joint).id, names_of(data), names_of(experts), names_of(heard)));
             for (const size_t expert : experts) {
-                if (port_of(node(joint), "encoder") != port_of(node(expert), "encoder"))
+                if (sources_of(node(joint), "encoder") != sources_of(node(expert), "encoder"))
                     throw Error(Code::kInvalid,
                                 fmt::format("'{}' starts from {}, but the expert '{}' from {}; expected the same base",
-                                            node(joint).id, names_of(port_of(node(joint), "encoder")), node(expert).id,
-                                            names_of(port_of(node(expert), "encoder"))));
+                                            node(joint).id, names_of(sources_of(node(joint), "encoder")),
+                                            node(expert).id, names_of(sources_of(node(expert), "encoder"))));
                 check_same_params(joint, expert);
             }
         }
@@ -465,7 +453,7 @@ private:
         Json params = Json::object();
         std::vector<Diagnostic> problems;
         for (size_t at = bases[0]; at < graph_.nodes.size();) {
-            const std::vector<size_t> from = port_of(node(at), "encoder");
+            const std::vector<size_t> from = sources_of(node(at), "encoder");
             if (from.empty()) {
                 if (node(at).params.contains("window_seconds"))
                     params["window_seconds"] = node(at).params["window_seconds"];
@@ -478,17 +466,17 @@ private:
             params = Json::object();
             apply_schema(item->parameters, params, "", problems);
         }
-        const size_t made = imply(fmt::format("{}:{}", table_.id, kMelRow), type_of("encoder"), params, {});
+        const size_t made = imply(fmt::format("{}:{}", table_.id, kMelRow), *node_types().find("encoder"), params, {});
         graph_.nodes[made].item = item;
         controls[kMelRow] = {made};
     }
 
     /// A step of random direction, as long in each tensor as the merge's average: what any step of this size does.
     void add_random_step(const Scored& scored) {
-        const size_t merged = port_of(node(scored.head), "encoder").at(0);
+        const size_t merged = sources_of(node(scored.head), "encoder").at(0);
         if (node(merged).type->name != "compose") return;
         for (const Scored& other : heads_)
-            for (const size_t encoder : port_of(node(other.head), "encoder"))
+            for (const size_t encoder : sources_of(node(other.head), "encoder"))
                 if (node(encoder).type->name == "compose" &&
                     node(encoder).params.dump().find("\"merger:random-step\"") != std::string::npos)
                     return;  // the pipeline has its own
@@ -505,8 +493,8 @@ private:
         std::sort(inputs["vectors"].begin(), inputs["vectors"].end());
         const Json params = {{"stages", {{{"use", "merger:average"}}, {{"use", "merger:random-step"}}}}};
         const AxisValues axes = shared_axes(merged, inputs);
-        const size_t made = imply_once(fmt::format("{}:random-step", table_.id), axes, type_of("compose"), params,
-                                       inputs, node(merged).seed);
+        const size_t made = imply_once(fmt::format("{}:random-step", table_.id), axes, *node_types().find("compose"),
+                                       params, inputs, node(merged).seed);
         // Steps of other folds and repeats are the same row's, whether axes make them or the text.
         std::vector<size_t>& steps = steps_[{data_of(scored.head), in_brackets(axes), repeat_of(scored.evaluate)}];
         const auto place = std::find(steps.begin(), steps.end(), made) - steps.begin();
@@ -517,16 +505,13 @@ private:
     }
 
     /// A head of another kind for what a scored head is made of, with its pooling.
-    std::optional<Json> head_like(const Scored& scored, const char* kind) const {
-        const Json& schema = type_of("head").parameters.at("properties");
-        const Json& kinds = schema.at("kind").at("enum");
-        if (std::find(kinds.begin(), kinds.end(), kind) == kinds.end()) return std::nullopt;
+    Json head_like(const Scored& scored, const char* kind) const {
         Json params = {{"kind", kind}};
         const Json& like = node(scored.head).params;
         if (like.contains("pooling") && std::string_view(kind) != kRawHeads) params["pooling"] = like.at("pooling");
-        std::vector<Diagnostic> problems;
-        apply_schema(type_of("head").parameters, params, "", problems);
-        return problems.empty() ? std::optional(params) : std::nullopt;
+        std::vector<Diagnostic> none;
+        apply_schema(node_types().find("head")->parameters, params, "", none);
+        return params;
     }
 
     /// The base under the experts' heads, which looks like composition and is none, and the experts together.
@@ -542,26 +527,22 @@ private:
         for (const Scored& scored : heads_) {
             const std::vector<size_t> experts = experts_of(scored.head);
             if (experts.empty() || node(scored.head).params.value("own_encoders", false)) continue;
-            Inputs inputs = {{"data", port_of(node(scored.head), "data")}, {"experts", experts}};
-            if (!bases.empty() && !scored_kinds.contains(kRawHeads))
-                if (const auto params = head_like(scored, kRawHeads)) {
-                    Inputs on_base = inputs;
-                    on_base["encoder"] = {partner("base", bases, scored.head)};
-                    add_head(kBaseRow, scored, *params, on_base);
-                }
+            Inputs inputs = {{"data", sources_of(node(scored.head), "data")}, {"experts", experts}};
+            if (!bases.empty() && !scored_kinds.contains(kRawHeads)) {
+                Inputs on_base = inputs;
+                on_base["encoder"] = {partner("base", bases, scored.head)};
+                add_head(kBaseRow, scored, head_like(scored, kRawHeads), on_base);
+            }
             const std::string kind = kind_of(scored.head);
             std::optional<Json> params;
             if (of_experts(kind)) {
                 params = node(scored.head).params;
-                if (std::vector<size_t> shared = port_of(node(scored.head), "public"); !shared.empty())
+                if (std::vector<size_t> shared = sources_of(node(scored.head), "public"); !shared.empty())
                     inputs["public"] = shared;
             } else if (!any) {
                 params = head_like(scored, kGatedHeads);
             }
-            if (!params || experts.size() < 2) continue;
-            if (own_kinds.contains(params->at("kind")) ||
-                !type_of("head").parameters.at("properties").contains("own_encoders"))
-                continue;
+            if (!params || experts.size() < 2 || own_kinds.contains(params->at("kind"))) continue;
             (*params)["own_encoders"] = true;
             if (params->at("kind") == kGatedHeads) {
                 if (bases.empty()) continue;
@@ -588,7 +569,7 @@ private:
         if (joints.size() > 1)
             for (const Scored& scored : heads_) want(partner("joint", joints, scored.head), scored.evaluate);
         for (const auto& [joint, how] : own) {
-            const std::vector<size_t> data = port_of(node(how.like), "data");
+            const std::vector<size_t> data = sources_of(node(how.like), "data");
             if (node(joint).output() != port::kCheckpoint || data.empty()) continue;
             evaluate(
                 fmt::format("{}:joint.own{}.score", table_.id, in_brackets(shared_axes(joint, {{"own", {joint}}}))),
@@ -606,7 +587,7 @@ private:
                     repeats.insert(repeat_of(evaluate));
             }
             evaluate(fmt::format("{}:{}.score", table_.id, node(expert).id), kSpecialistsRow, expert, expert,
-                     port_of(node(expert), "data"), like, repeats);
+                     sources_of(node(expert), "data"), like, repeats);
         }
     }
 

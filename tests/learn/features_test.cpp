@@ -7,7 +7,7 @@
 #include <ATen/ops/equal.h>
 #include <ATen/ops/zeros.h>
 
-#include "learn/finite_features.hpp"
+#include "learn/features.hpp"
 #include "learn/windows.hpp"
 #include "toy.hpp"
 
@@ -74,8 +74,8 @@ TEST_CASE("features are the encoder's pooled frames of all splits, and give both
             }
     }
 
-    CHECK(find_features({{"other", "features", folder, ""}}, "e", "d").clips.size() == 8);
-    CHECK_THROWS_WITH(find_features({{"other", "features", folder, ""}}, "e", "x"),
+    CHECK(find_features({{"other", "features", folder, ""}}, "e", "d", set).clips.size() == 8);
+    CHECK_THROWS_WITH(find_features({{"other", "features", folder, ""}}, "e", "x", set),
                       Catch::Contains("are not connected"));
     write_json(folder / "features.json", {{"encoder", "e"}, {"data", "d"}, {"bands", 3}, {"width", 4}});
     CHECK_THROWS_WITH(FeatureSet::load(folder), Catch::Contains("don't fit each other and features.json"));
@@ -93,7 +93,7 @@ TEST_CASE("features that are no numbers are told apart, with their clip") {
         features.values = at::zeros({8, 3});
         features.values[5][2] = value;
         features.save(folder);
-        return finite_features(port, "e", "d", sounds.sets[0]);
+        return find_features(port, "e", "d", sounds.sets[0]);
     };
     CHECK(read(3).values[5][2].item<float>() == 3);
     for (const float bad : {std::numeric_limits<float>::quiet_NaN(), -std::numeric_limits<float>::infinity()})
