@@ -34,6 +34,8 @@ struct EncoderInfo {
     int64_t depth = 0;             ///< L, the number of blocks
     double frames_per_second = 0;  ///< of the output of frames(); tokens of one instant count each
     int64_t bands = 1;  ///< tokens of one instant, one per frequency band, low first: frame = instant*bands + band
+    bool masks_padding = true;  ///< false: it has no padding masks; the host gives it batches of one length only
+    int64_t classes = 0;        ///< of its own classifier, see predictions(); 0 = it has none
 };
 
 /// How a merge stage may treat a parameter. `kind` is one of "matrix", "convolution", "fused_qkv", "norm", "bias",
@@ -64,14 +66,25 @@ public:
     /// Which frames of an input are padding, (B, T) bool, true = padded; `padding` as above.
     virtual at::Tensor frame_padding(const at::Tensor& features, const at::Tensor& padding) const = 0;
 
+    /// Clip-wise logits (B, classes) of the encoder's own published classifier; `padding` (B, T) as frame_padding() says.
+    virtual at::Tensor predictions([[maybe_unused]] const at::Tensor& frames,
+                                   [[maybe_unused]] const std::optional<at::Tensor>& padding) {
+        throw sdk::Error("this encoder has no classifier of its own", BPH_UNSUPPORTED);
+    }
+
+    /// With `on`, training keeps only each block's input and computes the block again on the way back: less memory for
+    /// about a third more time, the same values and gradients. Returns whether it does what was asked.
+    virtual bool checkpoint_activations(bool on) { return !on; }
+
     /// Fills all parameters with fresh random values from `seed` alone, as the encoder's paper initialises them.
     virtual void initialise(uint64_t seed) = 0;
 
     /// The role of one of named_parameters().
     virtual ParameterRole role(std::string_view parameter) const = 0;
 
-    /// The name here of a tensor of a public checkpoint; empty = known and not needed (a predictor, a copy of a tied
-    /// tensor, a recomputed buffer). Names that this doesn't know come back as they are.
+    /// The name here of a tensor of a public checkpoint; empty = known and not needed (a predictor that isn't asked for,
+    /// a recomputed buffer). Copies of a tied tensor all have the name of the one that is kept; the host checks that they
+    /// are equal. Names that this doesn't know come back as they are.
     virtual std::string translate(std::string_view checkpoint_name) const = 0;
 
     // Optional: what masked prediction needs. An encoder has both or neither.
