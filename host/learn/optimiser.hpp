@@ -2,16 +2,15 @@
 #pragma once
 
 #include <ATen/core/Tensor.h>
-#include <torch/optim/adamw.h>
 
-#include <memory>
 #include <vector>
 
 #include "learn/encoder.hpp"
 
 namespace biophony {
 
-/// AdamW (Loshchilov and Hutter 2019; β₂ 0.999, ε 1e-8) with a rate and a decay per group of tensors.
+/// AdamW (Loshchilov and Hutter 2019; β₂ 0.999, ε 1e-8) with a rate and a decay per group of tensors; one pass over
+/// weights, gradients and moments a step.
 class Optimiser {
 public:
     struct Group {
@@ -25,12 +24,17 @@ public:
     void step(const at::Tensor& loss, double factor, double clip_norm, double beta1 = 0.9);
 
 private:
+    struct State {
+        std::vector<at::Tensor> first, second;  ///< moments of each tensor
+        std::vector<at::Tensor> steps;          ///< float32 scalars
+    };
     std::vector<Group> groups_;
+    std::vector<State> states_;
     std::vector<at::Tensor> all_;
-    std::unique_ptr<torch::optim::AdamW> adamw_;
 };
 
-/// An encoder's parameters: matrices and convolutions, which decay, and biases, norms and gains, which don't.
+/// An encoder's parameters: matrices and convolutions, which decay, and biases, norms and gains, which don't. Those
+/// with the role "excluded" (a published classifier) aren't learnt.
 struct DecayGroups {
     std::vector<at::Tensor> decayed, plain;
     explicit DecayGroups(const Encoder& encoder);

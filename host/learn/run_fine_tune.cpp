@@ -32,10 +32,15 @@ void run_fine_tune(TaskContext& context) {
         throw Error(Code::kRunFailed,
                     fmt::format("{} has no parameters, so there is nothing to fine-tune; give it a head instead",
                                 encoder.card.encoder));
+    if (context.params.value("activation_checkpointing", false) && !encoder.module->checkpoint_activations(true))
+        throw Error(Code::kRunFailed, fmt::format("{} has no activation checkpointing", encoder.card.encoder),
+                    {.parameter = "activation_checkpointing"});
     WindowFeatures windows(sets, Split::kTrain, *context.registry, *encoder.module, *context.progress, *context.cancel,
                            kMemory,
-                           recipe.changes_waves() ? WindowFeatures::Keep::kSound : WindowFeatures::Keep::kFeatures);
-    WindowFeatures valid(sets, Split::kValid, *context.registry, *encoder.module, *context.progress, *context.cancel);
+                           recipe.changes_waves() ? WindowFeatures::Keep::kSound : WindowFeatures::Keep::kFeatures, {},
+                           context.out);
+    WindowFeatures valid(sets, Split::kValid, *context.registry, *encoder.module, *context.progress, *context.cancel,
+                         kMemory, WindowFeatures::Keep::kFeatures, {}, context.out);
     std::vector<std::string> recordings;
     for (size_t i = 0; i < windows.windows().size(); ++i) {
         const ClipSet& set = sets[windows.windows()[i].set];

@@ -13,6 +13,7 @@
 
 #include "audio/window.hpp"
 #include "base/sha256.hpp"
+#include "learn/scratch.hpp"
 
 namespace biophony {
 
@@ -93,7 +94,7 @@ std::string front_end_key(const LoadedEncoder& encoder, const Registry& registry
 
 WindowFeatures::WindowFeatures(const std::vector<ClipSet>& sets, std::optional<Split> split, const Registry& registry,
                                Encoder& encoder, Progress& progress, const Cancel& cancel, uint64_t memory_limit,
-                               Keep keep, const std::string& cache_key)
+                               Keep keep, const std::string& cache_key, const std::filesystem::path& scratch)
     : sets_(sets),
       encoder_(encoder),
       length_(static_cast<size_t>(std::llround(encoder.info().window_seconds * encoder.info().sample_rate))) {
@@ -110,11 +111,11 @@ WindowFeatures::WindowFeatures(const std::vector<ClipSet>& sets, std::optional<S
     if (keep == Keep::kSound)
         keep_sound(memory_limit, progress, cancel);
     else
-        keep_features(memory_limit, progress, cancel, cache_key);
+        keep_features(memory_limit, progress, cancel, cache_key, scratch);
 }
 
 void WindowFeatures::keep_features(uint64_t memory_limit, Progress& progress, const Cancel& cancel,
-                                   const std::string& cache_key) {
+                                   const std::string& cache_key, const std::filesystem::path& scratch) {
     const at::NoGradGuard no_grad;
     if (!cache_key.empty()) {
         kept_ = FrontEndCache::find(cache_key);
@@ -124,6 +125,7 @@ void WindowFeatures::keep_features(uint64_t memory_limit, Progress& progress, co
     // A clip's windows stand next to each other; waves go through the front end in groups.
     constexpr size_t kGroup = 32;
     int64_t keep = -1;
+    bool in_file = false;
     for (size_t begin = 0; begin < windows_.size(); begin += kGroup) {
         cancel.check();
         const size_t end = std::min(begin + kGroup, windows_.size());
@@ -135,15 +137,19 @@ void WindowFeatures::keep_features(uint64_t memory_limit, Progress& progress, co
             keep =
                 static_cast<int64_t>(std::min<uint64_t>(windows_.size(), memory_limit / std::max<uint64_t>(1, each)));
             std::vector<int64_t> shape = features.sizes().vec();
-            shape[0] = keep;
-            kept_ = at::empty(shape, features.options());
+            shape[0] = static_cast<int64_t>(windows_.size());
+            if (keep < shape[0] && !scratch.empty()) kept_ = scratch_tensor(shape, scratch);
+            in_file = kept_.defined();
+            shape[0] = in_file ? shape[0] : keep;
+            keep = shape[0];
+            if (!in_file) kept_ = at::empty(shape, features.options());
         }
         const int64_t fits = std::min<int64_t>(static_cast<int64_t>(end), keep) - static_cast<int64_t>(begin);
         if (fits > 0) kept_.narrow(0, static_cast<int64_t>(begin), fits).copy_(features.narrow(0, 0, fits));
         progress.update(static_cast<double>(end), static_cast<double>(windows_.size()), "windows heard");
         if (static_cast<int64_t>(end) >= keep) break;
     }
-    if (!cache_key.empty() && keep == static_cast<int64_t>(windows_.size())) FrontEndCache::keep(cache_key, kept_);
+    if (!cache_key.empty() && !in_file && keep == static_cast<int64_t>(windows_.size())) FrontEndCache::keep(cache_key, kept_);
 }
 
 void WindowFeatures::keep_sound(uint64_t memory_limit, Progress& progress, const Cancel& cancel) {

@@ -3,6 +3,7 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <filesystem>
 #include <memory>
 #include <optional>
 #include <span>
@@ -48,13 +49,13 @@ public:
         kSound      ///< the clips' samples: for windows that are changed before the encoder hears them
     };
     /// `sets` and `encoder` must outlive this. Without a split, the clips of all. Reads all sound once; what fits into
-    /// `memory_limit` bytes is kept, the rest is read or made again when a batch asks for it. The limit changes no
-    /// value. With a `cache_key` (of keep == kFeatures), all features are taken from this process' cache where they
+    /// `memory_limit` bytes is kept. Features beyond it lie in a nameless file in `scratch`, where that is given and has
+    /// the room; else the rest is read or made again when a batch asks for it. Neither changes a value. With a `cache_key` (of keep == kFeatures), all features are taken from this process' cache where they
     /// are, and left there where they are all kept.
     WindowFeatures(const std::vector<ClipSet>& sets, std::optional<Split> split, const Registry& registry,
                    Encoder& encoder, Progress& progress, const Cancel& cancel,
                    uint64_t memory_limit = uint64_t{4} << 30, Keep keep = Keep::kFeatures,
-                   const std::string& cache_key = {});
+                   const std::string& cache_key = {}, const std::filesystem::path& scratch = {});
 
     const std::vector<Window>& windows() const { return windows_; }
     const Clip& clip(size_t window) const { return sets_[windows_[window].set].clips[windows_[window].clip]; }
@@ -67,7 +68,8 @@ public:
 
 private:
     const std::vector<float>& sound(const Window& window);
-    void keep_features(uint64_t memory_limit, Progress& progress, const Cancel& cancel, const std::string& cache_key);
+    void keep_features(uint64_t memory_limit, Progress& progress, const Cancel& cancel, const std::string& cache_key,
+                       const std::filesystem::path& scratch);
     void keep_sound(uint64_t memory_limit, Progress& progress, const Cancel& cancel);
 
     const std::vector<ClipSet>& sets_;

@@ -23,7 +23,8 @@ NodeType fine_tune_type() {
                 "batch": {"type": "integer", "minimum": 1, "maximum": 4096, "description": "instead of the recipe's; clips"},
                 "learning_rate": {"type": "number", "exclusiveMinimum": 0, "maximum": 1, "description": "of the encoder, instead of the recipe's"},
                 "head_learning_rate": {"type": "number", "exclusiveMinimum": 0, "maximum": 1, "description": "of the head, instead of the recipe's"},
-                "pooling": {"enum": ["mean", "bands"], "description": "of frames before the head, instead of the recipe's"}
+                "pooling": {"enum": ["mean", "bands"], "description": "of frames before the head, instead of the recipe's"},
+                "activation_checkpointing": {"type": "boolean", "default": false, "description": "keep each block's input alone for the way back and compute the block again: much less memory, about a third more time, the same result"}
             }
         })"),
         .torch = true,

@@ -12,7 +12,7 @@ set(pretrain    ${learning} tasks/pretrain.cpp tasks/clips.cpp tasks/clips.hpp)
 set(fine_tune   ${decode} weights/safetensors.cpp weights/safetensors.hpp weights/task_vector.cpp weights/task_vector.hpp weights/finite.hpp
                 linalg/linalg.cpp linalg/linalg.hpp learn/augment.cpp learn/augment.hpp learn/autocast.hpp learn/encoder.cpp learn/encoder.hpp
                 learn/model_files.cpp learn/model_files.hpp learn/optimiser.cpp learn/optimiser.hpp learn/pooling.cpp learn/pooling.hpp
-                learn/recipe.cpp learn/recipe.hpp learn/ridge.cpp learn/ridge.hpp learn/run_fine_tune.cpp learn/tensors.hpp learn/trainer.cpp
+                learn/recipe.cpp learn/recipe.hpp learn/ridge.cpp learn/ridge.hpp learn/run_fine_tune.cpp learn/scratch.cpp learn/scratch.hpp learn/tensors.hpp learn/trainer.cpp
                 learn/trainer.hpp learn/windows.cpp learn/windows.hpp tasks/fine_tune.cpp tasks/clips.cpp tasks/clips.hpp)
 set(task_vector ${weights} tasks/task_vector.cpp)
 set(compose     base weights/finite.hpp weights/merge.cpp weights/merge.hpp weights/safetensors.cpp weights/safetensors.hpp
@@ -23,7 +23,7 @@ set(encoders    learn/encoder.cpp learn/encoder.hpp learn/pooling.cpp learn/pool
 set(feature_use ${weights} ${encoders} learn/features.cpp learn/features.hpp tasks/clips.cpp tasks/clips.hpp)
 set(head_use    ${feature_use} learn/model_files.cpp learn/model_files.hpp learn/head_model.cpp learn/head_model.hpp
                 learn/tensors.hpp)
-set(features    ${decode} ${feature_use} learn/windows.cpp learn/windows.hpp learn/run_features.cpp tasks/features.cpp)
+set(features    ${decode} ${feature_use} learn/scratch.cpp learn/scratch.hpp learn/windows.cpp learn/windows.hpp learn/run_features.cpp tasks/features.cpp)
 set(head        ${head_use} linalg learn/ridge.cpp learn/ridge.hpp learn/discriminant.cpp learn/discriminant.hpp
   learn/logistic.cpp learn/logistic.hpp learn/run_head.cpp tasks/head.cpp)
 set(evaluate    ${head_use} measure learn/run_evaluate.cpp tasks/evaluate.cpp)

@@ -285,6 +285,67 @@ TEST_CASE("initial values are spread as published", "[encoder]") {
     }
 }
 
+TEST_CASE("activations that are computed again change no value and no gradient", "[encoder]") {
+    const json changes = {{"dropout", 0.2}, {"attention_dropout", 0.2}, {"encoder_layerdrop", 0.3}};
+    const bool reduced = GENERATE(false, true);
+    std::vector<std::vector<at::Tensor>> results;
+    for (const bool again : {false, true}) {
+        const auto encoder = make(changes);
+        disturb(*encoder);
+        encoder->train();
+        CHECK(encoder->checkpoint_activations(again));
+        at::manual_seed(4);
+        at::autocast::set_autocast_enabled(at::kCPU, reduced);
+        const at::Tensor frames = encoder->frames(some_features(), std::nullopt);
+        at::autocast::clear_cache();
+        at::autocast::set_autocast_enabled(at::kCPU, false);
+        frames.to(at::kFloat).square().sum().backward();
+        std::vector<at::Tensor> all = {frames.detach()};
+        for (const auto& item : encoder->named_parameters())
+            all.push_back(item.value().grad().defined() ? item.value().grad() : at::zeros({1}));
+        results.push_back(all);
+    }
+    for (size_t i = 0; i < results[0].size(); ++i) {
+        INFO("tensor " << i);
+        CHECK(at::equal(results[0][i], results[1][i]));
+    }
+}
+
+TEST_CASE("aligned padding leaves out the tokens without a sample of the clip", "[encoder]") {
+    const auto encoder = make({{"padding_mask", "aligned"}}), reference = make(json::object());
+    // 1 s has 98 frames, 6 instants of 8 tokens; instant t hears the samples 2560 t … 2560 t + 2799.
+    const at::Tensor features = at::zeros({3, 98, 128});
+    at::Tensor padding = at::zeros({3, 16000}, at::kBool);
+    padding[0].narrow(0, 5120, 10880).fill_(true);  // instant 2 begins there: the first that hears nothing
+    padding[1].narrow(0, 5121, 10879).fill_(true);  // one sample of it is left
+    const at::Tensor found = encoder->frame_padding(features, padding);
+    REQUIRE(found.sizes() == at::IntArrayRef({3, 48}));
+    CHECK(found.sum(1).equal(at::tensor({4 * 8, 3 * 8, 0}, at::kLong)));
+    CHECK(found[0].narrow(0, 16, 32).all().item<bool>());
+    CHECK(found[1].narrow(0, 24, 24).all().item<bool>());
+    // The reference's equal shares are not where the patches are.
+    CHECK_FALSE(reference->frame_padding(features, padding).equal(found));
+    CHECK_THROWS_WITH(encoder->frame_padding(features, at::zeros({3, 20000}, at::kBool)),
+                      Catch::Contains("20000 samples, which give 123 frames; the features have 98"));
+}
+
+TEST_CASE("a classifier is there only where it is asked for", "[encoder]") {
+    const json tuned = {{"finetuned_model", true}, {"predictor_class", 5}, {"predictor_dropout", 0}};
+    json kept = tuned;
+    kept["predictor"] = true;
+    const auto without = make(tuned), with = make(kept);
+    CHECK(without->info().classes == 0);
+    CHECK(without->translate("predictor.weight").empty());
+    const at::NoGradGuard no_grad;
+    CHECK_THROWS_WITH(without->predictions(at::zeros({1, 8, 16}), std::nullopt), Catch::Contains("no classifier"));
+    CHECK(with->info().classes == 5);
+    CHECK(with->translate("module.predictor.weight") == "predictor.weight");
+    CHECK(with->translate("predictor.weight") == "predictor.weight");
+    CHECK(with->role("predictor.weight").kind == "excluded");
+    CHECK(with->role("predictor.bias").kind == "excluded");
+    CHECK_THROWS_WITH(make({{"predictor", true}}), Catch::Contains("finetuned_model"));
+}
+
 TEST_CASE("names of other checkpoints", "[encoder]") {
     const auto encoder = make(json::object());
     const std::string table = "self_attn.relative_attention_bias.weight";
@@ -296,8 +357,8 @@ TEST_CASE("names of other checkpoints", "[encoder]") {
         {"encoder.pos_conv.0.parametrizations.weight.original0", "encoder.pos_conv.0.weight_g"},
         {"backbone.encoder.pos_conv.0.parametrizations.weight.original1", "encoder.pos_conv.0.weight_v"},
         {"encoder.layers.0." + table, "encoder.layers.0." + table},
-        {"encoder.layers.1." + table, ""},
-        {"backbone.encoder.layers.11." + table, ""},
+        {"encoder.layers.1." + table, "encoder.layers.0." + table},
+        {"backbone.encoder.layers.11." + table, "encoder.layers.0." + table},
         {"predictor.weight", ""},
         {"predictor.bias", ""},
         {"classifier.weight", ""},
@@ -434,5 +495,5 @@ TEST_CASE("the manifest's defaults are the encoder's", "[encoder]") {
     CHECK(beats::Config::parse(defaults.dump()) == beats::Config());
     // All names are known, and none is missing.
     CHECK(json::parse(beats::overlay(defaults.dump(), "{}")) == defaults);
-    CHECK(defaults.size() == 28);
+    CHECK(defaults.size() == 30);
 }

@@ -25,9 +25,9 @@ File read(const std::string& name) {
     return file;
 }
 
-std::shared_ptr<biophony::beats::Beats> encoder(const File& weights) {
+std::shared_ptr<biophony::beats::Beats> encoder(const File& weights, const std::string& params_json) {
     const biophony::beats::BeatsFactory factory;
-    auto made = factory.create(factory.from_checkpoint_config(weights.cfg, "{}"));
+    auto made = factory.create(factory.from_checkpoint_config(weights.cfg, params_json));
     auto beats = std::dynamic_pointer_cast<biophony::beats::Beats>(made);
     const at::NoGradGuard no_grad;
     const auto parameters = beats->named_parameters();

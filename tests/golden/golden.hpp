@@ -27,7 +27,7 @@ File read(const std::string& name);
 
 /// An encoder with the weights of a file, in evaluation mode. Tensors go through translate(); every one must be known
 /// and every parameter must be filled.
-std::shared_ptr<biophony::beats::Beats> encoder(const File& weights);
+std::shared_ptr<biophony::beats::Beats> encoder(const File& weights, const std::string& params_json = "{}");
 
 /// Largest absolute difference; infinite where shapes differ or something is no number.
 double difference(const at::Tensor& found, const at::Tensor& expected);

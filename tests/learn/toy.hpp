@@ -120,8 +120,9 @@ public:
     }
 
     WindowFeatures windows(Encoder& encoder, Split split = Split::kTrain, uint64_t memory = uint64_t{1} << 30,
-                           WindowFeatures::Keep keep = WindowFeatures::Keep::kFeatures) {
-        return {sets, split, registry_, encoder, progress, cancel, memory, keep};
+                           WindowFeatures::Keep keep = WindowFeatures::Keep::kFeatures,
+                           const std::filesystem::path& scratch = {}) {
+        return {sets, split, registry_, encoder, progress, cancel, memory, keep, {}, scratch};
     }
 
     std::vector<ClipSet> sets;

@@ -69,6 +69,12 @@ TEST_CASE("the memory limit changes no value, whatever is kept") {
             Random one(5), other(5);
             CHECK(at::equal(windows.waves(kAll, &one), kept.waves(kAll, &other)));
         }
+    // What doesn't fit goes to a file, and is not made again.
+    WindowFeatures windows = sounds.windows(toy, Split::kTrain, kWindow, WindowFeatures::Keep::kFeatures,
+                                            std::filesystem::temp_directory_path());
+    const int made = toy.heard;
+    CHECK(at::equal(windows.batch(kAll), expected));
+    CHECK(toy.heard == made);
 }
 
 TEST_CASE("windows that begin anywhere stay in their clip") {

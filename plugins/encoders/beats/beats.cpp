@@ -8,8 +8,11 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
-#include <limits>
 #include <thread>
+
+#include "../attention.hpp"
+#include "../checkpointed.hpp"
+#include "../long_convolution.hpp"
 
 namespace biophony::beats {
 
@@ -93,18 +96,21 @@ PositionalConvolution::PositionalConvolution(const Config& config)
 }
 
 at::Tensor PositionalConvolution::forward(const at::Tensor& x) const {
-    at::Tensor weight = weight_v * (weight_g / weight_v.square().sum({0, 1}, true).sqrt());
-    at::Tensor input = x.transpose(1, 2);  // (B, D, P)
-    // oneDNN's kernels for AMX (seen in 3.12, LibTorch 2.13, bfloat16) give wrong values where a group has 2 to 15
-    // channels and the kernel is long; with zeros up to 16 they are right.
-    const int64_t channels = weight.size(1), missing = 16 - channels;
-    const bool reduced = at::autocast::is_autocast_enabled(at::kCPU) || x.scalar_type() != at::kFloat;
-    if (x.is_cpu() && reduced && missing > 0 && channels > 1) {
-        input = at::constant_pad_nd(input.unflatten(1, {groups, channels}), {0, 0, 0, missing}).flatten(1, 2);
-        weight = at::constant_pad_nd(weight, {0, 0, 0, missing});
+    const at::Tensor y = encoders::long_convolution(x.transpose(1, 2), spectrum(), groups, kernel);  // (B, D, P)
+    return at::gelu((y + bias.unsqueeze(1)).to(x.scalar_type())).transpose(1, 2);
+}
+
+at::Tensor PositionalConvolution::spectrum() const {
+    auto made = [&] {
+        return encoders::kernel_spectrum(weight_v * (weight_g / weight_v.square().sum({0, 1}, true).sqrt()), groups);
+    };
+    if (at::GradMode::is_enabled() || weight_v.is_inference()) return made();
+    if (const int64_t version = weight_v._version() + weight_g._version();
+        !spectrum_.defined() || version_ != version || spectrum_.device() != weight_v.device()) {
+        spectrum_ = made();
+        version_ = version;
     }
-    const at::Tensor y = at::conv1d(input, weight, bias, 1, kernel / 2, 1, groups);
-    return at::gelu(y.narrow(2, 0, x.size(1))).transpose(1, 2);  // an even kernel gives one step too many
+    return spectrum_;
 }
 
 Attention::Attention(const Config& config, bool owns_table)
@@ -137,38 +143,8 @@ at::Tensor Attention::forward(const at::Tensor& x, const at::Tensor& position_bi
         const at::Tensor ab = at::sigmoid(at::linear(q, weight, grep_linear->bias.view({2, 4}).sum(1)));
         gate = ab.narrow(3, 0, 1) * (ab.narrow(3, 1, 1) * grep_a - 1) + 2;
     }
-    const at::Tensor padded_keys = padding.defined() ? padding.unsqueeze(1).unsqueeze(2) : at::Tensor();
-    constexpr double kMinusInfinity = -std::numeric_limits<double>::infinity();
-    const double scale = 1 / std::sqrt(static_cast<double>(depth));
-
-    at::Tensor out;
-    const bool differentiable =
-        q.requires_grad() || k.requires_grad() || v.requires_grad() || position_bias.requires_grad();
-    if (differentiable || (is_training() && dropout > 0)) {
-        // Softmax in so many words: faster with gradients on CPUs than the fused kernel, above all in bfloat16.
-        at::Tensor scores;
-        if (q.scalar_type() == at::kHalf) {  // keeps the products within the range of half precision
-            scores = at::matmul(q * (scale / 32), k.transpose(2, 3));
-            scores = (scores - scores.amax(-1, true)) * 32;
-        } else {
-            scores = at::matmul(q * scale, k.transpose(2, 3));
-        }
-        if (position_bias.defined()) {
-            const at::Tensor bias = position_bias.to(scores.scalar_type());
-            scores = gate.defined() ? at::addcmul(scores, gate.to(scores.scalar_type()), bias) : scores + bias;
-        }
-        if (padded_keys.defined()) scores = scores.masked_fill(padded_keys, kMinusInfinity);
-        out = at::matmul(at::dropout(at::softmax(scores, -1), dropout, is_training()), v);
-    } else {
-        std::optional<at::Tensor> mask;
-        if (position_bias.defined())
-            mask = (gate.defined() ? gate * position_bias : position_bias.unsqueeze(0)).to(q.scalar_type());
-        if (padded_keys.defined()) {
-            if (!mask) mask = at::zeros({1, 1, 1, tokens}, q.options());
-            mask = mask->masked_fill(padded_keys, kMinusInfinity);
-        }
-        out = at::scaled_dot_product_attention(q, k, v, mask, 0, false, scale);
-    }
+    const encoders::Attend attend{position_bias, gate, padding, is_training() ? dropout : 0};
+    const at::Tensor out = attend(q, k, v);
     return linear(*out_proj, out.transpose(1, 2).reshape({batch, tokens, heads * depth}));
 }
 
@@ -205,11 +181,11 @@ at::Tensor Block::feed_forward(const at::Tensor& x) const {
         const std::vector<at::Tensor> halves = y.chunk(2, -1);
         y = halves[0] * at::silu(halves[1]);
     }
-    return linear(*fc2, at::dropout(y, activation_dropout, is_training()));
+    return linear(*fc2, encoders::dropout(y, activation_dropout, is_training()));
 }
 
 at::Tensor Block::forward(const at::Tensor& x, const at::Tensor& position_bias, const at::Tensor& padding) const {
-    auto drop = [this](const at::Tensor& t) { return at::dropout(t, dropout, is_training()); };
+    auto drop = [this](const at::Tensor& t) { return encoders::dropout(t, dropout, is_training()); };
     if (norm_first) {
         const at::Tensor y = x + drop(self_attn->forward(norm(*self_attn_layer_norm, x), position_bias, padding));
         return y + drop(feed_forward(norm(*final_layer_norm, y)));
@@ -235,6 +211,7 @@ Beats::Beats(const Config& config) : config_(config) {
             std::to_string(i), std::make_shared<Block>(config, config.relative_position_embedding && i == 0)));
     encoder_layer_norm_ = encoder->register_module("layer_norm", norm_layer(width));
     layer_norm_ = register_module("layer_norm", norm_layer(config.embed_dim));
+    if (config.predictor) predictor_ = register_module("predictor", linear_layer(config.predictor_class, width));
     for (const auto& parameter : named_parameters()) names_.insert(parameter.key());
 }
 
@@ -247,7 +224,8 @@ torch_tier::EncoderInfo Beats::info() const {
             .depth = config_.encoder_layers,
             .frames_per_second = kSampleRate / FilterBank::kHop / static_cast<double>(config_.input_patch_size) *
                                  static_cast<double>(bands),
-            .bands = bands};
+            .bands = bands,
+            .classes = predictor_ ? config_.predictor_class : 0};
 }
 
 at::Tensor Beats::features(const at::Tensor& waves) const {
@@ -330,8 +308,15 @@ at::Tensor Beats::position_bias(int64_t tokens) {
         for (int64_t query = 0; query < tokens; ++query, row += tokens)
             std::copy_n(line.begin() + (tokens - 1 - query), tokens, row);
         buckets_ = buckets.to(table.device());
+        bias_.reset();
     }
-    return at::embedding(table, buckets_).permute({2, 0, 1}).contiguous();
+    auto bias = [&] { return at::embedding(table, buckets_).permute({2, 0, 1}).contiguous(); };
+    if (at::GradMode::is_enabled() || table.is_inference()) return bias();
+    if (!bias_.defined() || bias_version_ != table._version()) {
+        bias_ = bias();
+        bias_version_ = table._version();
+    }
+    return bias_;
 }
 
 at::Tensor Beats::frame_padding(const at::Tensor& features, const at::Tensor& padding) const {
@@ -339,7 +324,15 @@ at::Tensor Beats::frame_padding(const at::Tensor& features, const at::Tensor& pa
     const int64_t tokens = frames / patch * (FilterBank::kMels / patch);
     if (padding.dim() != 2 || padding.size(0) != features.size(0) || padding.size(1) < frames)
         throw sdk::Error("the padding mask doesn't fit the features: expected (clips, samples), true = padded");
-    return all_of_shares(all_of_shares(padding.to(features.device(), at::kBool), frames), tokens);
+    const at::Tensor mask = padding.to(features.device(), at::kBool);
+    if (config_.padding_mask == "reference") return all_of_shares(all_of_shares(mask, frames), tokens);
+    // A patch covers `patch` windows of 400 samples, 160 apart; all bands of an instant have the same samples.
+    const int64_t samples = FilterBank::kLength + (patch - 1) * FilterBank::kHop, bands = FilterBank::kMels / patch;
+    if (FilterBank::frame_count(mask.size(1)) != frames)
+        throw sdk::Error("the padding mask has " + std::to_string(mask.size(1)) + " samples, which give " +
+                         std::to_string(FilterBank::frame_count(mask.size(1))) + " frames; the features have " +
+                         std::to_string(frames));
+    return mask.unfold(1, samples, patch * FilterBank::kHop).all(2).repeat_interleave(bands, 1);
 }
 
 at::Tensor Beats::padded_tokens(const at::Tensor& features, const std::optional<at::Tensor>& padding) const {
@@ -351,18 +344,25 @@ at::Tensor Beats::padded_tokens(const at::Tensor& features, const std::optional<
 
 at::Tensor Beats::run(const at::Tensor& embedded, const at::Tensor& padded, std::vector<at::Tensor>* hidden) {
     at::Tensor x = projected(normalised(embedded));
-    x = at::dropout(x, config_.dropout_input, is_training());
+    x = encoders::dropout(x, config_.dropout_input, is_training());
     if (padded.defined()) x = x.masked_fill(padded.unsqueeze(2), 0);
     x = x + pos_conv_->forward(x);
     if (!config_.layer_norm_first) x = norm(*encoder_layer_norm_, x);
-    x = at::dropout(x, config_.dropout, is_training());
+    x = encoders::dropout(x, config_.dropout, is_training());
     const at::Tensor bias = position_bias(x.size(1));
     if (hidden != nullptr) hidden->push_back(x);
     for (const std::shared_ptr<Block>& block : blocks_) {
         x = scale_gradient(x, config_.layer_wise_gradient_decay_ratio);
         const bool dropped =
             is_training() && config_.encoder_layerdrop > 0 && at::rand({1}).item<double>() <= config_.encoder_layerdrop;
-        if (!dropped) x = block->forward(x, bias, padded);
+        if (dropped) {
+            // x goes on as it is
+        } else if (checkpointed_ && is_training()) {
+            x = encoders::checkpointed([block](const std::vector<at::Tensor>& in) { return block->forward(in[0], in[1], in[2]); },
+                                       {x, bias, padded}, block->parameters());
+        } else {
+            x = block->forward(x, bias, padded);
+        }
         if (hidden != nullptr) hidden->push_back(x);
     }
     return x;
@@ -383,6 +383,15 @@ at::Tensor Beats::frames_of(const at::Tensor& features, const at::Tensor& kept) 
 
 at::Tensor Beats::finished(const at::Tensor& x) const {
     return config_.layer_norm_first ? norm(*encoder_layer_norm_, x) : x;
+}
+
+at::Tensor Beats::predictions(const at::Tensor& frames, const std::optional<at::Tensor>& padding) {
+    if (!predictor_) return Encoder::predictions(frames, padding);
+    const at::Tensor logits =
+        linear(*predictor_, encoders::dropout(frames, config_.predictor_dropout, is_training())).to(at::kFloat);
+    if (!padding) return logits.mean(1);
+    const at::Tensor kept = padding->logical_not().to(at::kFloat).unsqueeze(2);
+    return (logits * kept).sum(1) / kept.sum(1);
 }
 
 std::vector<at::Tensor> Beats::layers(const at::Tensor& features, const std::optional<at::Tensor>& padding) {
@@ -421,6 +430,7 @@ void Beats::initialise(uint64_t seed) {
     };
     standard(*patch_embedding_);
     if (post_extract_proj_) standard(*post_extract_proj_);
+    if (predictor_) standard(*predictor_);
     one(*layer_norm_);
     normal(pos_conv_->weight_v, std::sqrt(4.0 / static_cast<double>(config_.conv_pos * config_.encoder_embed_dim)));
     pos_conv_->weight_g.copy_(pos_conv_->weight_v.square().sum({0, 1}, true).sqrt());
@@ -453,7 +463,9 @@ torch_tier::ParameterRole Beats::role(std::string_view parameter) const {
     if (!names_.contains(std::string(parameter)))
         throw sdk::Error("the encoder has no parameter '" + std::string(parameter) + "'");
     torch_tier::ParameterRole role{.kind = "matrix", .block = block_of(parameter), .tied_to = {}};
-    if (parameter.ends_with("bias")) {
+    if (parameter.starts_with("predictor.")) {
+        role.kind = "excluded";
+    } else if (parameter.ends_with("bias")) {
         role.kind = "bias";
     } else if (parameter.find("layer_norm") != std::string_view::npos) {
         role.kind = "norm";
@@ -470,10 +482,10 @@ torch_tier::ParameterRole Beats::role(std::string_view parameter) const {
 std::string Beats::translate(std::string_view checkpoint_name) const {
     const std::string_view name = without_prefix(checkpoint_name);
     constexpr std::string_view kTable = ".self_attn.relative_attention_bias.weight";
-    if (name.starts_with("predictor.") || name.starts_with("classifier.") || name == "fbank.window" ||
-        name == "fbank.mel_fb" || name == "patch_embedding_pad.weight" || name == "raw2fbank_pad.weight" ||
-        (name.ends_with(kTable) && block_of(name) > 0))
+    if ((name.starts_with("predictor.") && !predictor_) || name.starts_with("classifier.") || name == "fbank.window" ||
+        name == "fbank.mel_fb" || name == "patch_embedding_pad.weight" || name == "raw2fbank_pad.weight")
         return {};
+    if (name.ends_with(kTable) && block_of(name) > 0) return "encoder.layers.0" + std::string(kTable);
     if (name == "encoder.pos_conv.0.parametrizations.weight.original0") return "encoder.pos_conv.0.weight_g";
     if (name == "encoder.pos_conv.0.parametrizations.weight.original1") return "encoder.pos_conv.0.weight_v";
     return std::string(names_.contains(std::string(name)) ? name : checkpoint_name);

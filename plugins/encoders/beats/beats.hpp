@@ -34,6 +34,11 @@ struct PositionalConvolution : torch::nn::Module {
     at::Tensor forward(const at::Tensor& x) const;
     at::Tensor bias, weight_g, weight_v;
     int64_t kernel, groups;
+
+private:
+    at::Tensor spectrum() const;
+    mutable at::Tensor spectrum_;  ///< of the weights as they were at version_, without gradient
+    mutable int64_t version_ = 0;
 };
 
 /// Self-attention whose position bias is scaled per query by a gate that the query computes.
@@ -72,8 +77,16 @@ public:
     /// (B, P, D). With layer_norm_first the last norm is applied, unlike in layers().
     at::Tensor frames(const at::Tensor& features, const std::optional<at::Tensor>& padding) override;
     std::vector<at::Tensor> layers(const at::Tensor& features, const std::optional<at::Tensor>& padding) override;
-    /// As the reference does: a filter-bank frame, then a token, is padded where everything in its share is.
+    /// With padding_mask "reference" as the published code does: a filter-bank frame, then a token, is padded where
+    /// everything in its share of the mask is, shares being equal parts of all samples (or frames) in order. With
+    /// "aligned" a token is padded where every sample under its patch is.
     at::Tensor frame_padding(const at::Tensor& features, const at::Tensor& padding) const override;
+    /// The published classifier: the mean of the unpadded frames' logits (B, C), before the sigmoid.
+    at::Tensor predictions(const at::Tensor& frames, const std::optional<at::Tensor>& padding) override;
+    bool checkpoint_activations(bool on) override {
+        checkpointed_ = on;
+        return true;
+    }
     void initialise(uint64_t seed) override;
     torch_tier::ParameterRole role(std::string_view parameter) const override;
     std::string translate(std::string_view checkpoint_name) const override;
@@ -101,7 +114,11 @@ private:
     std::shared_ptr<Affine> patch_embedding_, layer_norm_, post_extract_proj_, encoder_layer_norm_;
     std::shared_ptr<PositionalConvolution> pos_conv_;
     std::vector<std::shared_ptr<Block>> blocks_;
-    at::Tensor buckets_;  // (P, P) of the last length, see position_bias()
+    std::shared_ptr<Affine> predictor_;  // null without one
+    at::Tensor buckets_;                 // (P, P) of the last length, see position_bias()
+    at::Tensor bias_;                    // (H, P, P) of that length, as the table was at bias_version_
+    int64_t bias_version_ = 0;
+    bool checkpointed_ = false;
     std::unordered_set<std::string> names_;
 };
 

@@ -44,6 +44,8 @@ void for_each_field(C& c, Visit&& visit) {
     visit("window_seconds", c.window_seconds);
     visit("fbank_mean", c.fbank_mean);
     visit("fbank_std", c.fbank_std);
+    visit("predictor", c.predictor);
+    visit("padding_mask", c.padding_mask);
 }
 
 void assign(const std::string& name, const json& value, bool& to) {
@@ -128,6 +130,13 @@ void check(const Config& c) {
     } else if (c.gru_rel_pos) {
         refuse("gru_rel_pos", "found true without relative_position_embedding, expected false: it gates that bias");
     }
+    if (c.predictor && !c.finetuned_model)
+        refuse("predictor",
+               "found true without finetuned_model, expected false: only fine-tuned checkpoints have a classifier");
+    at_least("predictor_class", c.predictor_class, 1);
+    probability("predictor_dropout", c.predictor_dropout);
+    if (c.padding_mask != "reference" && c.padding_mask != "aligned")
+        refuse("padding_mask", "found \"" + c.padding_mask + "\", expected reference or aligned");
     if (!(c.fbank_std > 0)) refuse("fbank_std", "found " + json(c.fbank_std).dump() + ", expected a number above 0");
     const double shortest = std::max(0.2, static_cast<double>(c.min_samples()) / 16000);
     if (!(c.window_seconds >= shortest))

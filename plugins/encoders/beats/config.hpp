@@ -33,7 +33,7 @@ struct Config {
     int64_t num_buckets = 320;
     int64_t max_distance = 800;
     bool gru_rel_pos = true;
-    // Of the published classifier; read, and not used by the encoder.
+    // Of the published classifier, of which `predictor` says whether it is kept.
     bool finetuned_model = false;
     double predictor_dropout = 0.1;
     int64_t predictor_class = 527;
@@ -41,6 +41,8 @@ struct Config {
     double window_seconds = 5;
     double fbank_mean = 15.41663;
     double fbank_std = 6.55582;
+    bool predictor = false;
+    std::string padding_mask = "reference";
 
     /// Reads JSON and checks that the values fit together. Throws sdk::Error that names the parameter.
     static Config parse(const std::string& params_json);
