@@ -12,30 +12,43 @@ namespace {
 
 constexpr int kPoints = 512;        // of the real transform
 constexpr int kHalf = 256;          // of the complex one that computes it
-constexpr int kLanes = 8;           // frames that go through together, one per vector lane
 constexpr int kGrid = 80;           // samples: frames begin at every second multiple, and are five long
 constexpr float kFloor = 0x1p-23F;  // float32 epsilon
 constexpr float kPreemphasis = 0.97F;
 
 static_assert(FilterBank::kLength == 5 * kGrid && FilterBank::kHop == 2 * kGrid);
 
-// All of the work is one function, compiled for plain x86-64 and for AVX2 (below): what it calls is always inlined into
-// it. The AVX2 one has no fused multiply-add, so that both, and any other processor, give the same bits.
+// All of the work is one function, compiled for four lanes, which every processor has, and for the eight of AVX2
+// (below): what it calls is always inlined into it. The one for AVX2 has no fused multiply-add, so that both give the
+// same bits.
 #define BPH_INLINE [[gnu::always_inline]] inline
 
-/// One value of each of the frames that are in work.
-using Lane = float __attribute__((vector_size(kLanes * sizeof(float))));
-using Whole = int32_t __attribute__((vector_size(kLanes * sizeof(int32_t))));
+/// One value of each of the frames that go through together.
+template <int kLanes>
+struct Vectors;
+template <>
+struct Vectors<4> {
+    using Lane = float __attribute__((vector_size(16)));
+    using Whole = int32_t __attribute__((vector_size(16)));
+};
+template <>
+struct Vectors<8> {
+    using Lane = float __attribute__((vector_size(32)));
+    using Whole = int32_t __attribute__((vector_size(32)));
+};
+template <int kLanes>
+using LaneOf = typename Vectors<kLanes>::Lane;
 
 /// (256) complex values of all lanes, real and imaginary part apart.
+template <class Lane>
 struct alignas(64) Spectrum {
     Lane re[kHalf], im[kHalf];
 };
 
 /// One pass of a forward complex FFT of 256 points, Stockham's autosort form with radix 4, from `x` to `y`. `cos`,
 /// `sin`: e^(-2 pi i k / 512).
-template <int length, int stride>
-BPH_INLINE void pass(const Spectrum& x, Spectrum& y, const float* cos, const float* sin) {
+template <int length, int stride, class Lane>
+BPH_INLINE void pass(const Spectrum<Lane>& x, Spectrum<Lane>& y, const float* cos, const float* sin) {
     constexpr int quarter = length / 4, step = stride * quarter;
     for (int p = 0; p < quarter; ++p) {
         const int turn = p * (kPoints / length), in = stride * p, out = stride * 4 * p;
@@ -71,7 +84,8 @@ BPH_INLINE void pass(const Spectrum& x, Spectrum& y, const float* cos, const flo
 }
 
 /// |X[k]|^2 for k = 0..255 of the real transform, from the complex one of even samples + i odd samples.
-BPH_INLINE void power_spectrum(const Spectrum& z, const float* cos, const float* sin, Lane* power) {
+template <class Lane>
+BPH_INLINE void power_spectrum(const Spectrum<Lane>& z, const float* cos, const float* sin, Lane* power) {
     const Lane sum = z.re[0] + z.im[0];
     power[0] = sum * sum;
     for (int k = 1; k <= kHalf / 2; ++k) {
@@ -86,8 +100,20 @@ BPH_INLINE void power_spectrum(const Spectrum& z, const float* cos, const float*
     }
 }
 
-/// Rows and columns of 8 x 8 values change places.
-BPH_INLINE void transpose(Lane* v) {
+/// Rows and columns of as many vectors as each has values change places.
+BPH_INLINE void transpose(LaneOf<4>* v) {
+    LaneOf<4> a[4];
+    for (int i = 0; i < 2; ++i) {
+        a[i] = __builtin_shufflevector(v[i], v[i + 2], 0, 4, 1, 5);
+        a[i + 2] = __builtin_shufflevector(v[i], v[i + 2], 2, 6, 3, 7);
+    }
+    for (int i = 0; i < 4; i += 2) {
+        v[i] = __builtin_shufflevector(a[i], a[i + 1], 0, 4, 1, 5);
+        v[i + 1] = __builtin_shufflevector(a[i], a[i + 1], 2, 6, 3, 7);
+    }
+}
+BPH_INLINE void transpose(LaneOf<8>* v) {
+    using Lane = LaneOf<8>;
     Lane a[8], b[8];
     for (int i = 0; i < 8; i += 2) {
         a[i] = __builtin_shufflevector(v[i], v[i + 1], 0, 8, 2, 10, 4, 12, 6, 14);
@@ -107,7 +133,10 @@ BPH_INLINE void transpose(Lane* v) {
 /// `x` becomes its natural logarithm, of values from kFloor on, to about one unit in the last place: with x = m 2^e and
 /// m around 1, e ln 2 + log(1 + f), the latter by the polynomial of Moshier's Cephes (logf). What is infinite or no
 /// number stays so.
-BPH_INLINE void take_logarithm(Lane& x) {
+template <int kLanes>
+BPH_INLINE void take_logarithm(LaneOf<kLanes>& x) {
+    using Lane = LaneOf<kLanes>;
+    using Whole = typename Vectors<kLanes>::Whole;
     Whole bits;
     std::memcpy(&bits, &x, sizeof bits);
     const Whole shifted = bits - 0x3F3504F3;  // sqrt(1/2): m is in [sqrt(1/2), sqrt(2))
@@ -166,9 +195,11 @@ struct FilterBank::Work {
     float mean, divisor;
     float* out;
 
+    template <int kLanes>
     BPH_INLINE void run() const {
+        using Lane = LaneOf<kLanes>;
         const float *cos = bank.cos_.data(), *sin = bank.sin_.data(), *window = bank.window_.data();
-        Spectrum a, b;
+        Spectrum<Lane> a, b;
         Lane power[kHalf];
         alignas(64) float frames[kLanes][kLength];
         for (int64_t block = first; block < last; block += kLanes) {
@@ -196,11 +227,11 @@ struct FilterBank::Work {
                         ((samples[n] * 32768.0F - offset) - kPreemphasis * (samples[n - 1] * 32768.0F - offset)) *
                         window[n];
             }
-            for (int n = 0; n < kLength; n += 8) {
-                Lane columns[8];
+            for (int n = 0; n < kLength; n += kLanes) {
+                Lane columns[kLanes];
                 for (int l = 0; l < kLanes; ++l) std::memcpy(&columns[l], &frames[l][n], sizeof(Lane));
                 transpose(columns);
-                for (int i = 0; i < 4; ++i) {
+                for (int i = 0; i < kLanes / 2; ++i) {
                     a.re[n / 2 + i] = columns[2 * i];
                     a.im[n / 2 + i] = columns[2 * i + 1];
                 }
@@ -212,16 +243,16 @@ struct FilterBank::Work {
             pass<4, 64>(b, a, cos, sin);
             power_spectrum(a, cos, sin, power);
             float* rows = out + (block - first) * kMels;
-            for (int m = 0; m < kMels; m += 8) {
-                Lane values[8];
-                for (int i = 0; i < 8; ++i) {
+            for (int m = 0; m < kMels; m += kLanes) {
+                Lane values[kLanes];
+                for (int i = 0; i < kLanes; ++i) {
                     const Filter& filter = bank.filters_[m + i];
                     const Lane* bin = power + filter.first;
                     Lane energy{};
                     for (const float weight : filter.weights) energy = energy + weight * *bin++;
                     // Written so that a NaN stays one.
                     values[i] = energy < kFloor ? Lane{} + kFloor : energy;
-                    take_logarithm(values[i]);
+                    take_logarithm<kLanes>(values[i]);
                     values[i] = (values[i] - mean) / divisor;
                 }
                 transpose(values);
@@ -230,10 +261,10 @@ struct FilterBank::Work {
         }
     }
 
-    void plain() const { run(); }
+    void plain() const { run<4>(); }
 #ifdef __x86_64__
     [[gnu::target("avx2")]] void avx2() const {
-        run();
+        run<8>();
     }
 #endif
 };
