@@ -1,6 +1,8 @@
+#include <ATen/ops/zeros.h>
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cmath>
 
 #include "learn/encoder.hpp"
 #include "learn/model_files.hpp"
@@ -20,6 +22,13 @@ std::vector<int64_t> classes_of(const WindowFeatures& windows, const std::vector
     return out;
 }
 
+/// Whether the encoder's features have the axes (window, time, band), which masks of features need.
+bool has_bands(const Encoder& encoder) {
+    const EncoderInfo info = encoder.info();
+    const int64_t samples = std::llround(info.window_seconds * info.sample_rate);
+    return encoder.features(at::zeros({1, samples})).dim() == 3;
+}
+
 }  // namespace
 
 void run_fine_tune(TaskContext& context) {
@@ -35,6 +44,11 @@ void run_fine_tune(TaskContext& context) {
     if (context.params.value("activation_checkpointing", false) && !encoder.module->checkpoint_activations(true))
         throw Error(Code::kRunFailed, fmt::format("{} has no activation checkpointing", encoder.card.encoder),
                     {.parameter = "activation_checkpointing"});
+    if (recipe.band_masks + recipe.time_masks > 0 && !has_bands(*encoder.module))
+        context.note(
+            fmt::format("the features of {} are not bands over time, so the masks that the recipe '{}' puts on "
+                        "features are left out",
+                        encoder.card.encoder, recipe.name));
     WindowFeatures windows(sets, Split::kTrain, *context.registry, *encoder.module, *context.progress, *context.cancel,
                            kMemory,
                            recipe.changes_waves() ? WindowFeatures::Keep::kSound : WindowFeatures::Keep::kFeatures, {},

@@ -11,9 +11,9 @@ biophony::torch_tier::EncoderFactory::~EncoderFactory() = default;
 
 namespace golden {
 
-File read(const std::string& name) {
+File read(const std::string& name, const std::string& folder) {
     const auto source =
-        biophony::SafetensorsFile::open(std::filesystem::path(BPH_SOURCE_DIR) / "tests/golden/beats" / name);
+        biophony::SafetensorsFile::open(std::filesystem::path(BPH_SOURCE_DIR) / "tests/golden" / folder / name);
     File file;
     file.cfg = source.metadata("cfg");
     for (const biophony::TensorInfo& info : source.tensors()) {

@@ -22,8 +22,8 @@ struct File {
     std::string cfg;  ///< the metadata entry of that name, or empty
 };
 
-/// A safetensors file of tests/golden/beats.
-File read(const std::string& name);
+/// A safetensors file of tests/golden/beats, or of another folder beside it.
+File read(const std::string& name, const std::string& folder = "beats");
 
 /// An encoder with the weights of a file, in evaluation mode. Tensors go through translate(); every one must be known
 /// and every parameter must be filled.

@@ -12,22 +12,18 @@
 
 #include "../attention.hpp"
 #include "../checkpointed.hpp"
-#include "../long_convolution.hpp"
 
 namespace biophony::beats {
 
+using encoders::linear;
+using encoders::linear_layer;
+using encoders::norm;
+using encoders::norm_layer;
+
 namespace {
 
-constexpr double kEpsilon = 1e-5;  // of all layer norms
 constexpr double kSampleRate = 16000;
-
-at::Tensor linear(const Affine& layer, const at::Tensor& x) {
-    return at::linear(x, layer.weight, layer.bias);
-}
-
-at::Tensor norm(const Affine& layer, const at::Tensor& x) {
-    return at::layer_norm(x, layer.weight.sizes(), layer.weight, layer.bias, kEpsilon);
-}
+constexpr std::string_view kStack = "encoder.layers.";
 
 /// x itself, whose gradient is multiplied by `ratio`.
 at::Tensor scale_gradient(const at::Tensor& x, double ratio) {
@@ -37,37 +33,11 @@ at::Tensor scale_gradient(const at::Tensor& x, double ratio) {
     return y;
 }
 
-std::shared_ptr<Affine> linear_layer(int64_t out, int64_t in) {
-    return std::make_shared<Affine>(std::array{out, in}, true);
-}
-
-std::shared_ptr<Affine> norm_layer(int64_t width) {
-    return std::make_shared<Affine>(std::array{width}, true);
-}
-
 /// Whether everything is true in each of `targets` equal shares of the last axis; what is left over at its end doesn't
 /// count. (B, L) → (B, targets).
 at::Tensor all_of_shares(const at::Tensor& mask, int64_t targets) {
     const int64_t share = mask.size(1) / targets;
     return mask.narrow(1, 0, share * targets).reshape({mask.size(0), targets, share}).all(2);
-}
-
-std::string_view without_prefix(std::string_view name) {
-    for (bool found = true; found;) {
-        found = false;
-        for (const std::string_view prefix : {"backbone.", "model.", "module."})
-            if (name.starts_with(prefix)) {
-                name.remove_prefix(prefix.size());
-                found = true;
-            }
-    }
-    return name;
-}
-
-/// The block that a parameter belongs to, or -1.
-int block_of(std::string_view name) {
-    constexpr std::string_view kPrefix = "encoder.layers.";
-    return name.starts_with(kPrefix) ? std::atoi(std::string(name.substr(kPrefix.size())).c_str()) : -1;
 }
 
 }  // namespace
@@ -80,37 +50,6 @@ int64_t relative_bucket(int64_t relative, int64_t num_buckets, int64_t max_dista
     const float position = std::log(static_cast<float>(distance) / static_cast<float>(exact)) /
                            static_cast<float>(std::log(static_cast<double>(max_distance) / static_cast<double>(exact)));
     return sign + std::min(half - 1, exact + static_cast<int64_t>(position * static_cast<float>(half - exact)));
-}
-
-Affine::Affine(at::IntArrayRef weight_shape, bool with_bias) {
-    weight = register_parameter("weight", at::zeros(weight_shape));
-    if (with_bias) bias = register_parameter("bias", at::zeros(weight_shape[0]));
-}
-
-PositionalConvolution::PositionalConvolution(const Config& config)
-    : kernel(config.conv_pos), groups(config.conv_pos_groups) {
-    const int64_t width = config.encoder_embed_dim;
-    bias = register_parameter("bias", at::zeros(width));
-    weight_g = register_parameter("weight_g", at::zeros({1, 1, kernel}));
-    weight_v = register_parameter("weight_v", at::zeros({width, width / groups, kernel}));
-}
-
-at::Tensor PositionalConvolution::forward(const at::Tensor& x) const {
-    const at::Tensor y = encoders::long_convolution(x.transpose(1, 2), spectrum(), groups, kernel);  // (B, D, P)
-    return at::gelu((y + bias.unsqueeze(1)).to(x.scalar_type())).transpose(1, 2);
-}
-
-at::Tensor PositionalConvolution::spectrum() const {
-    auto made = [&] {
-        return encoders::kernel_spectrum(weight_v * (weight_g / weight_v.square().sum({0, 1}, true).sqrt()), groups);
-    };
-    if (at::GradMode::is_enabled() || weight_v.is_inference()) return made();
-    if (const int64_t version = weight_v._version() + weight_g._version();
-        !spectrum_.defined() || version_ != version || spectrum_.device() != weight_v.device()) {
-        spectrum_ = made();
-        version_ = version;
-    }
-    return spectrum_;
 }
 
 Attention::Attention(const Config& config, bool owns_table)
@@ -204,7 +143,7 @@ Beats::Beats(const Config& config) : config_(config) {
         std::make_shared<Affine>(std::array{config.embed_dim, int64_t{1}, patch, patch}, config.conv_bias));
     auto encoder = register_module("encoder", std::make_shared<torch::nn::Module>());
     auto sequence = encoder->register_module("pos_conv", std::make_shared<torch::nn::Module>());
-    pos_conv_ = sequence->register_module("0", std::make_shared<PositionalConvolution>(config));
+    pos_conv_ = sequence->register_module("0", std::make_shared<encoders::PositionalConvolution>(width, config.conv_pos, config.conv_pos_groups));
     auto stack = encoder->register_module("layers", std::make_shared<torch::nn::Module>());
     for (int64_t i = 0; i < config.encoder_layers; ++i)
         blocks_.push_back(stack->register_module(
@@ -265,9 +204,7 @@ at::Tensor Beats::features(const at::Tensor& waves) const {
 at::Tensor Beats::tiles(const at::Tensor& features) const {
     const int64_t patch = config_.input_patch_size;
     if (features.dim() != 3 || features.size(2) != FilterBank::kMels || features.size(1) < patch) {
-        std::string found;
-        for (const int64_t size : features.sizes()) found += (found.empty() ? "" : ", ") + std::to_string(size);
-        throw sdk::Error("features have the shape (" + found + "), expected (clips, " + std::to_string(patch) +
+        throw sdk::Error("features have the shape " + encoders::shape_text(features) + ", expected (clips, " + std::to_string(patch) +
                          " or more frames, 128)");
     }
     const int64_t times = features.size(1) / patch, bands = FilterBank::kMels / patch;
@@ -353,9 +290,7 @@ at::Tensor Beats::run(const at::Tensor& embedded, const at::Tensor& padded, std:
     if (hidden != nullptr) hidden->push_back(x);
     for (const std::shared_ptr<Block>& block : blocks_) {
         x = scale_gradient(x, config_.layer_wise_gradient_decay_ratio);
-        const bool dropped =
-            is_training() && config_.encoder_layerdrop > 0 && at::rand({1}).item<double>() <= config_.encoder_layerdrop;
-        if (dropped) {
+        if (encoders::left_out(config_.encoder_layerdrop, is_training())) {
             // x goes on as it is
         } else if (checkpointed_ && is_training()) {
             x = encoders::checkpointed([block](const std::vector<at::Tensor>& in) { return block->forward(in[0], in[1], in[2]); },
@@ -402,67 +337,40 @@ std::vector<at::Tensor> Beats::layers(const at::Tensor& features, const std::opt
 
 void Beats::initialise(uint64_t seed) {
     const at::NoGradGuard no_grad;
-    at::Generator generator = at::detail::createCPUGenerator(seed);
-    auto normal = [&](const at::Tensor& to, double deviation) {
-        to.copy_(at::zeros(to.sizes()).normal_(0, deviation, generator));
-    };
-    auto uniform = [&](const at::Tensor& to, double limit) {
-        to.copy_(at::zeros(to.sizes()).uniform_(-limit, limit, generator));
-    };
-    // torch's default for linear layers and convolutions.
-    auto standard = [&](const Affine& layer) {
-        const double limit = 1 / std::sqrt(static_cast<double>(layer.weight[0].numel()));
-        uniform(layer.weight, limit);
-        if (layer.bias.defined()) uniform(layer.bias, limit);
-    };
-    auto bert = [&](const Affine& layer) {
-        normal(layer.weight, 0.02);
-        layer.bias.zero_();
-    };
-    auto xavier = [&](const Affine& layer, double gain) {
-        const double fans = static_cast<double>(layer.weight.size(0) + layer.weight.size(1));
-        normal(layer.weight, gain * std::sqrt(2 / fans));
-        layer.bias.zero_();
-    };
-    auto one = [](const Affine& layer) {
-        layer.weight.fill_(1);
-        layer.bias.zero_();
-    };
-    standard(*patch_embedding_);
-    if (post_extract_proj_) standard(*post_extract_proj_);
-    if (predictor_) standard(*predictor_);
-    one(*layer_norm_);
-    normal(pos_conv_->weight_v, std::sqrt(4.0 / static_cast<double>(config_.conv_pos * config_.encoder_embed_dim)));
-    pos_conv_->weight_g.copy_(pos_conv_->weight_v.square().sum({0, 1}, true).sqrt());
-    pos_conv_->bias.zero_();
-    one(*encoder_layer_norm_);
+    encoders::Filler fill(seed);
+    fill.standard(*patch_embedding_);
+    if (post_extract_proj_) fill.standard(*post_extract_proj_);
+    if (predictor_) fill.standard(*predictor_);
+    fill.one(*layer_norm_);
+    fill.positions(*pos_conv_);
+    fill.one(*encoder_layer_norm_);
     const double beta = std::pow(8.0 * static_cast<double>(config_.encoder_layers), -0.25);
     for (const std::shared_ptr<Block>& block : blocks_) {
         const Attention& attention = *block->self_attn;
         if (config_.deep_norm) {
-            xavier(*attention.q_proj, 1);
-            xavier(*attention.k_proj, 1);
+            fill.xavier(*attention.q_proj, 1);
+            fill.xavier(*attention.k_proj, 1);
             for (const auto& layer : {attention.v_proj, attention.out_proj, block->fc1, block->fc2})
-                xavier(*layer, beta);
+                fill.xavier(*layer, beta);
         } else {
             for (const auto& layer :
                  {attention.q_proj, attention.k_proj, attention.v_proj, attention.out_proj, block->fc1, block->fc2})
-                bert(*layer);
+                fill.bert(*layer);
         }
-        if (attention.relative_attention_bias) normal(attention.relative_attention_bias->weight, 0.02);
+        if (attention.relative_attention_bias) fill.normal(attention.relative_attention_bias->weight, 0.02);
         if (attention.grep_linear) {
-            bert(*attention.grep_linear);
+            fill.bert(*attention.grep_linear);
             attention.grep_a.fill_(1);
         }
-        one(*block->self_attn_layer_norm);
-        one(*block->final_layer_norm);
+        fill.one(*block->self_attn_layer_norm);
+        fill.one(*block->final_layer_norm);
     }
 }
 
 torch_tier::ParameterRole Beats::role(std::string_view parameter) const {
     if (!names_.contains(std::string(parameter)))
         throw sdk::Error("the encoder has no parameter '" + std::string(parameter) + "'");
-    torch_tier::ParameterRole role{.kind = "matrix", .block = block_of(parameter), .tied_to = {}};
+    torch_tier::ParameterRole role{.kind = "matrix", .block = encoders::block_of(parameter, kStack), .tied_to = {}};
     if (parameter.starts_with("predictor.")) {
         role.kind = "excluded";
     } else if (parameter.ends_with("bias")) {
@@ -480,12 +388,12 @@ torch_tier::ParameterRole Beats::role(std::string_view parameter) const {
 }
 
 std::string Beats::translate(std::string_view checkpoint_name) const {
-    const std::string_view name = without_prefix(checkpoint_name);
+    const std::string_view name = encoders::without_prefixes(checkpoint_name, {"backbone.", "model.", "module."});
     constexpr std::string_view kTable = ".self_attn.relative_attention_bias.weight";
     if ((name.starts_with("predictor.") && !predictor_) || name.starts_with("classifier.") || name == "fbank.window" ||
         name == "fbank.mel_fb" || name == "patch_embedding_pad.weight" || name == "raw2fbank_pad.weight")
         return {};
-    if (name.ends_with(kTable) && block_of(name) > 0) return "encoder.layers.0" + std::string(kTable);
+    if (name.ends_with(kTable) && encoders::block_of(name, kStack) > 0) return "encoder.layers.0" + std::string(kTable);
     if (name == "encoder.pos_conv.0.parametrizations.weight.original0") return "encoder.pos_conv.0.weight_g";
     if (name == "encoder.pos_conv.0.parametrizations.weight.original1") return "encoder.pos_conv.0.weight_v";
     return std::string(names_.contains(std::string(name)) ? name : checkpoint_name);

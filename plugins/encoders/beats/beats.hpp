@@ -13,6 +13,7 @@
 #include <unordered_set>
 #include <vector>
 
+#include "../transformer.hpp"
 #include "biophony/torch/encoder.hpp"
 #include "config.hpp"
 #include "fbank.hpp"
@@ -22,24 +23,7 @@ namespace biophony::beats {
 /// The bucket of the relative position key - query (T5's scheme: exact near zero, then logarithmic).
 int64_t relative_bucket(int64_t relative, int64_t num_buckets, int64_t max_distance);
 
-/// A weight and perhaps a bias: linear layers, norms, the patch convolution.
-struct Affine : torch::nn::Module {
-    Affine(at::IntArrayRef weight_shape, bool with_bias);
-    at::Tensor weight, bias;  ///< bias is undefined where there is none
-};
-
-/// The convolution over tokens that tells positions, weight-normed over each kernel tap. x (B, P, D) → (B, P, D).
-struct PositionalConvolution : torch::nn::Module {
-    explicit PositionalConvolution(const Config& config);
-    at::Tensor forward(const at::Tensor& x) const;
-    at::Tensor bias, weight_g, weight_v;
-    int64_t kernel, groups;
-
-private:
-    at::Tensor spectrum() const;
-    mutable at::Tensor spectrum_;  ///< of the weights as they were at version_, without gradient
-    mutable int64_t version_ = 0;
-};
+using encoders::Affine;
 
 /// Self-attention whose position bias is scaled per query by a gate that the query computes.
 struct Attention : torch::nn::Module {
@@ -100,7 +84,7 @@ public:
     at::Tensor normalised(const at::Tensor& patches) const;    ///< (B, P, E) → (B, P, E)
     at::Tensor projected(const at::Tensor& normalised) const;  ///< (B, P, E) → (B, P, D)
     at::Tensor position_bias(int64_t tokens);                  ///< (H, P, P), undefined without one
-    const PositionalConvolution& positions() const { return *pos_conv_; }
+    const encoders::PositionalConvolution& positions() const { return *pos_conv_; }
 
 private:
     at::Tensor embedded(const at::Tensor& tiles) const;  ///< (B, P, 256) → (B, P, E)
@@ -112,7 +96,7 @@ private:
     Config config_;
     FilterBank filter_bank_;
     std::shared_ptr<Affine> patch_embedding_, layer_norm_, post_extract_proj_, encoder_layer_norm_;
-    std::shared_ptr<PositionalConvolution> pos_conv_;
+    std::shared_ptr<encoders::PositionalConvolution> pos_conv_;
     std::vector<std::shared_ptr<Block>> blocks_;
     std::shared_ptr<Affine> predictor_;  // null without one
     at::Tensor buckets_;                 // (P, P) of the last length, see position_bias()

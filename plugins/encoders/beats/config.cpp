@@ -1,83 +1,19 @@
 #include "config.hpp"
 
-#include "biophony/plugin.hpp"
+#include "../fields.hpp"
 #include "fbank.hpp"
 
 namespace biophony::beats {
 
 namespace {
 
-using nlohmann::json;
-
-[[noreturn]] void refuse(const std::string& parameter, const std::string& message) {
-    throw sdk::Error("'" + parameter + "': " + message, BPH_INVALID_ARGUMENT, parameter);
-}
-
-/// Calls visit(name, member) for every field.
-template <class C, class Visit>
-void for_each_field(C& c, Visit&& visit) {
-    visit("input_patch_size", c.input_patch_size);
-    visit("embed_dim", c.embed_dim);
-    visit("conv_bias", c.conv_bias);
-    visit("encoder_layers", c.encoder_layers);
-    visit("encoder_embed_dim", c.encoder_embed_dim);
-    visit("encoder_ffn_embed_dim", c.encoder_ffn_embed_dim);
-    visit("encoder_attention_heads", c.encoder_attention_heads);
-    visit("activation_fn", c.activation_fn);
-    visit("layer_wise_gradient_decay_ratio", c.layer_wise_gradient_decay_ratio);
-    visit("layer_norm_first", c.layer_norm_first);
-    visit("deep_norm", c.deep_norm);
-    visit("dropout", c.dropout);
-    visit("attention_dropout", c.attention_dropout);
-    visit("activation_dropout", c.activation_dropout);
-    visit("encoder_layerdrop", c.encoder_layerdrop);
-    visit("dropout_input", c.dropout_input);
-    visit("conv_pos", c.conv_pos);
-    visit("conv_pos_groups", c.conv_pos_groups);
-    visit("relative_position_embedding", c.relative_position_embedding);
-    visit("num_buckets", c.num_buckets);
-    visit("max_distance", c.max_distance);
-    visit("gru_rel_pos", c.gru_rel_pos);
-    visit("finetuned_model", c.finetuned_model);
-    visit("predictor_dropout", c.predictor_dropout);
-    visit("predictor_class", c.predictor_class);
-    visit("window_seconds", c.window_seconds);
-    visit("fbank_mean", c.fbank_mean);
-    visit("fbank_std", c.fbank_std);
-    visit("predictor", c.predictor);
-    visit("padding_mask", c.padding_mask);
-}
-
-void assign(const std::string& name, const json& value, bool& to) {
-    if (!value.is_boolean()) refuse(name, "found " + value.dump() + ", expected true or false");
-    to = value.get<bool>();
-}
-void assign(const std::string& name, const json& value, int64_t& to) {
-    if (!value.is_number_integer()) refuse(name, "found " + value.dump() + ", expected an integer");
-    to = value.get<int64_t>();
-}
-void assign(const std::string& name, const json& value, double& to) {
-    if (!value.is_number()) refuse(name, "found " + value.dump() + ", expected a number");
-    to = value.get<double>();
-}
-void assign(const std::string& name, const json& value, std::string& to) {
-    if (!value.is_string()) refuse(name, "found " + value.dump() + ", expected a string");
-    to = value.get<std::string>();
-}
-
-json parse_object(const std::string& text, const char* what) {
-    json value = json::parse(text, nullptr, /*allow_exceptions=*/false);
-    if (!value.is_object()) throw sdk::Error(std::string(what) + ": expected a JSON object");
-    return value;
-}
+using encoders::json;
+using encoders::probability;
+using encoders::refuse;
 
 void at_least(const char* name, int64_t value, int64_t least) {
     if (value < least)
         refuse(name, "found " + std::to_string(value) + ", expected an integer from " + std::to_string(least));
-}
-void probability(const char* name, double value) {
-    if (!(value >= 0 && value < 1))
-        refuse(name, "found " + json(value).dump() + ", expected a number from 0 to below 1");
 }
 void multiple(const char* name, int64_t value, const char* of_name, int64_t of) {
     if (value % of != 0)
@@ -147,10 +83,10 @@ void check(const Config& c) {
 }  // namespace
 
 Config Config::parse(const std::string& params_json) {
-    const json params = parse_object(params_json, "the parameters of the encoder");
+    const json params = encoders::parse_object(params_json, "the parameters of the encoder");
     Config config;
     for_each_field(config, [&](const char* name, auto& member) {
-        if (params.contains(name)) assign(name, params.at(name), member);
+        if (params.contains(name)) encoders::assign(name, params.at(name), member);
     });
     check(config);
     return config;
@@ -161,13 +97,7 @@ int64_t Config::min_samples() const {
 }
 
 std::string overlay(const std::string& config_json, const std::string& params_json) {
-    const json config = parse_object(config_json, "the checkpoint's configuration");
-    json params = parse_object(params_json, "the parameters of the encoder");
-    Config known;
-    for_each_field(known, [&](const char* name, auto&) {
-        if (config.contains(name) && !config.at(name).is_null()) params[name] = config.at(name);
-    });
-    return params.dump();
+    return encoders::overlay_fields<Config>(config_json, params_json);
 }
 
 }  // namespace biophony::beats

@@ -2,7 +2,6 @@
 #pragma once
 
 #include <cstdint>
-#include <nlohmann/json_fwd.hpp>
 #include <string>
 
 namespace biophony::beats {
@@ -52,6 +51,41 @@ struct Config {
     /// Samples of the shortest wave that gives a token.
     int64_t min_samples() const;
 };
+
+/// Calls visit(name, member) for every field.
+template <class C, class Visit>
+void for_each_field(C& c, Visit&& visit) {
+    visit("input_patch_size", c.input_patch_size);
+    visit("embed_dim", c.embed_dim);
+    visit("conv_bias", c.conv_bias);
+    visit("encoder_layers", c.encoder_layers);
+    visit("encoder_embed_dim", c.encoder_embed_dim);
+    visit("encoder_ffn_embed_dim", c.encoder_ffn_embed_dim);
+    visit("encoder_attention_heads", c.encoder_attention_heads);
+    visit("activation_fn", c.activation_fn);
+    visit("layer_wise_gradient_decay_ratio", c.layer_wise_gradient_decay_ratio);
+    visit("layer_norm_first", c.layer_norm_first);
+    visit("deep_norm", c.deep_norm);
+    visit("dropout", c.dropout);
+    visit("attention_dropout", c.attention_dropout);
+    visit("activation_dropout", c.activation_dropout);
+    visit("encoder_layerdrop", c.encoder_layerdrop);
+    visit("dropout_input", c.dropout_input);
+    visit("conv_pos", c.conv_pos);
+    visit("conv_pos_groups", c.conv_pos_groups);
+    visit("relative_position_embedding", c.relative_position_embedding);
+    visit("num_buckets", c.num_buckets);
+    visit("max_distance", c.max_distance);
+    visit("gru_rel_pos", c.gru_rel_pos);
+    visit("finetuned_model", c.finetuned_model);
+    visit("predictor_dropout", c.predictor_dropout);
+    visit("predictor_class", c.predictor_class);
+    visit("window_seconds", c.window_seconds);
+    visit("fbank_mean", c.fbank_mean);
+    visit("fbank_std", c.fbank_std);
+    visit("predictor", c.predictor);
+    visit("padding_mask", c.padding_mask);
+}
 
 /// `params_json` with the values of a checkpoint's own `cfg` laid over it. Keys that this encoder doesn't have are
 /// dropped. Throws sdk::Error where either text is no JSON object.

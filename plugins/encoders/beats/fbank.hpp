@@ -29,6 +29,7 @@ public:
     void compute(const float* wave, int64_t first, int64_t last, float mean, float divisor, float* out) const;
 
 private:
+    struct Work;
     struct Filter {
         int first = 0;  ///< FFT bin of the first weight
         std::vector<float> weights;
