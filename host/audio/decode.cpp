@@ -374,6 +374,11 @@ AudioStream::AudioStream(const fs::path& path, int channel, double rate) : state
     s.resampler.reset(soxr_create(s.info.sample_rate, rate, 1, &error, &io, &quality, &runtime));
     if (error != nullptr)
         fail(path, fmt::format("resampling from {} Hz to {} Hz: {}", s.info.sample_rate, rate, error));
+    const Margin margin = leading_margin(s.info.sample_rate, rate);
+    s.mono.assign(static_cast<size_t>(margin.in), 0.0F);
+    s.given = -margin.out;
+    std::vector<float> silence(static_cast<size_t>(margin.out));
+    read(silence);
 }
 
 AudioStream::~AudioStream() = default;

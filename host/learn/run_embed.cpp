@@ -81,14 +81,14 @@ double free_memory() {
     return free;
 }
 
-/// What a forward pass on so many samples takes, roughly and rather too much: with heads of 64, as nearly all have, a
-/// bias and a mask of frames × frames for each, and two dozen numbers of each frame's width. The front end's features
-/// are small beside it.
+/// What a forward pass on so many samples takes, roughly: with heads of 64, as nearly all have, a relative position
+/// bias, its copy and a mask of frames × frames for each, and the places in the bias' table (as measured with
+/// encoder:beats); two dozen numbers of each frame's width. The front end's features are small beside it.
 double forward_bytes(const EncoderInfo& info, int64_t samples, bool layers) {
     const double frames = std::max(1.0, static_cast<double>(samples) / info.sample_rate * info.frames_per_second);
     const auto width = static_cast<double>(info.width), depth = static_cast<double>(info.depth);
-    const double heads = info.depth > 0 ? std::max(1.0, std::round(width / 64)) : 0;
-    return frames * frames * heads * 8 + frames * width * 4 * (24 + (layers ? depth + 1 : 0));
+    const double pairs = info.depth > 0 ? 8 + 12 * std::max(1.0, std::round(width / 64)) : 0;
+    return frames * frames * pairs + frames * width * 4 * (24 + (layers ? depth + 1 : 0));
 }
 
 std::string in_bytes(double bytes) {
@@ -247,7 +247,7 @@ private:
         const double free = free_memory();
         auto too_long = [this, free](int64_t samples) -> std::string {
             const double bytes = forward_bytes(info_, samples, options_.layers);
-            if (bytes < free) return {};
+            if (bytes < 0.75 * free) return {};  // the estimate is one, and others want some
             return fmt::format("{:.0f} s at once would take the encoder about {} of memory, {} are free",
                                static_cast<double>(samples) / info_.sample_rate, in_bytes(bytes), in_bytes(free));
         };
