@@ -43,11 +43,18 @@ constexpr double kRowText = 24, kInputText = 260, kTensorText = 110;  // bytes i
 
 LoadedEncoder open_encoder(const EmbedOptions& options, const Registry& registry) {
     if (options.encoder.empty()) {
-        if (!SafetensorsFile::open(options.checkpoint).metadata().contains("biophony.config")) {
+        bool named = false;
+        std::string why;
+        try {
+            named = SafetensorsFile::open(options.checkpoint).metadata().contains("biophony.config");
+        } catch (const Error& error) {
+            why = fmt::format(" ({})", error.message());
+        }
+        if (!named) {
             std::vector<std::string> ids;
             for (const ItemInfo* item : registry.items("encoder")) ids.push_back(item->id);
             throw Error(Code::kInvalid,
-                        fmt::format("doesn't say which encoder it is of; name it with --encoder, there are: {}",
+                        fmt::format("doesn't say which encoder it is of{}; name it with --encoder, there are: {}", why,
                                     fmt::join(ids, ", ")),
                         {.file = options.checkpoint.string()});
         }

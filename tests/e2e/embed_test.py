@@ -195,7 +195,7 @@ class Embed(unittest.TestCase):
             ("none.safetensors", 2, "not found"),
             ("nothing", 2, "is no file"),
             ("other.safetensors", 2, "name it with --encoder"),
-            ("not-weights.wav", 1, "not-weights.wav"),
+            ("not-weights.wav", 2, "name it with --encoder"),
         ):
             with self.subTest(checkpoint):
                 result = self.folder.run("embed", "a.wav", "--checkpoint", checkpoint, "--out", "out.safetensors")
