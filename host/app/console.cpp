@@ -10,13 +10,13 @@
 
 namespace biophony::app {
 
-namespace {
-
 std::string duration(double seconds) {
     if (seconds < 60) return fmt::format("{:.0f} s", seconds);
     if (seconds < 3600) return fmt::format("{:.0f} min {:02.0f} s", std::floor(seconds / 60), std::fmod(seconds, 60));
     return fmt::format("{:.0f} h {:02.0f} min", std::floor(seconds / 3600), std::fmod(seconds / 60, 60));
 }
+
+namespace {
 
 double since(std::chrono::steady_clock::time_point begin) {
     return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
@@ -27,7 +27,7 @@ double since(std::chrono::steady_clock::time_point begin) {
 Console::Console() : terminal_(::isatty(STDERR_FILENO) == 1) {}
 
 std::string Console::label() const {
-    return fmt::format("[{}/{}] {}", index_ + 1, nodes_, node_);
+    return nodes_ == 0 ? node_ : fmt::format("[{}/{}] {}", index_ + 1, nodes_, node_);
 }
 
 void Console::begin(size_t nodes) {
@@ -36,7 +36,11 @@ void Console::begin(size_t nodes) {
 
 void Console::node_started(size_t index, const GraphNode& node) {
     index_ = index;
-    node_ = node.id;
+    start(node.id);
+}
+
+void Console::start(const std::string& what) {
+    node_ = what;
     unit_.clear();
     node_begin_ = last_shown_ = unit_begin_ = Clock::now();
     if (terminal_) {

@@ -8,12 +8,17 @@
 
 namespace biophony::app {
 
+/// "12 s", "3 min 05 s", "3 h 20 min".
+std::string duration(double seconds);
+
 /// Writes to standard error. Nodes that take less than two seconds show no progress of their own.
 class Console : public RunObserver, public Progress {
 public:
     Console();
     void begin(size_t nodes) override;
     void node_started(size_t index, const GraphNode& node) override;
+    /// Work that is no run's: its progress stands under this name.
+    void start(const std::string& what);
     Progress& progress() override { return *this; }
     void note(const GraphNode& node, std::string_view line) override;
     void node_finished(size_t index, const GraphNode& node, bool cached, double seconds,

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 #include <sndfile.h>
+#include <soxr.h>
 
 #include <algorithm>
 #include <cerrno>
@@ -209,6 +210,53 @@ Mp3Facts walk_mp3(const fs::path& path) {
     return facts;
 }
 
+/// Why a file can't be used of which so many samples could be decoded until its end; empty where it can.
+std::string shortage(const OpenFile& file, const fs::path& path, int64_t decoded) {
+    int64_t claimed = file.length_unknown() ? decoded : file.info.frames;
+    if (file.is_mp3()) {
+        const Mp3Facts facts = walk_mp3(path);
+        if (static_cast<double>(decoded) < 0.9 * static_cast<double>(facts.samples))
+            return fmt::format(
+                "only {} of its {} samples can be read: an MP3 file of variable bit rate without a length header; "
+                "convert it to FLAC or WAV",
+                decoded, facts.samples);
+        // An estimate says nothing, and encoders round up: only a clear shortage is one.
+        const bool short_enough = static_cast<double>(decoded) < 0.95 * static_cast<double>(claimed);
+        if (!facts.says_length || !short_enough) claimed = decoded;
+    } else {
+        claimed = std::max(claimed, claimed_frames(path).value_or(0));
+    }
+    if (decoded == 0 && claimed == 0) return "has no samples";
+    if (decoded < claimed)
+        return fmt::format("truncated: the header says {} samples, {} could be decoded", claimed, decoded);
+    if (file.container() == SF_FORMAT_OGG && file.length_unknown())
+        return fmt::format("truncated: the last page of the Ogg stream is missing, {} samples could be decoded",
+                           decoded);
+    return {};
+}
+
+/// Appends the channel, or the mean of all; `first` is the place in the file, for messages.
+void append_mono(const fs::path& path, const float* block, int64_t frames, int channels, int channel, int64_t first,
+                 std::vector<float>& mono) {
+    for (int64_t i = 0; i < frames; ++i) {
+        const float* frame = block + i * channels;
+        double value = 0;
+        if (channel >= 0) {
+            value = frame[channel];
+        } else {
+            for (int c = 0; c < channels; ++c) value += frame[c];
+            value /= channels;
+        }
+        if (!std::isfinite(value)) fail(path, fmt::format("sample {} is not a finite number", first + i));
+        mono.push_back(static_cast<float>(value));
+    }
+}
+
+void require_channel(const fs::path& path, int channel, int channels) {
+    if (channel < -1 || channel >= channels)
+        fail(path, fmt::format("found channel {}, expected 0 to {}, or -1 for the mean of all", channel, channels - 1));
+}
+
 }  // namespace
 
 AudioInfo read_audio_info(const fs::path& path) {
@@ -236,29 +284,8 @@ AudioCheck check_audio(const fs::path& path) {
                       .channels = channels,
                       .frames = decoded,
                       .format = format_name(file.info.format)};
-        int64_t claimed = file.length_unknown() ? decoded : file.info.frames;
-        if (file.is_mp3()) {
-            const Mp3Facts facts = walk_mp3(path);
-            if (static_cast<double>(decoded) < 0.9 * static_cast<double>(facts.samples))
-                check.problem = fmt::format(
-                    "only {} of its {} samples can be read: an MP3 file of variable bit rate without a length header; "
-                    "convert it to FLAC or WAV",
-                    decoded, facts.samples);
-            // An estimate says nothing, and encoders round up: only a clear shortage is one.
-            const bool short_enough = static_cast<double>(decoded) < 0.95 * static_cast<double>(claimed);
-            if (!facts.says_length || !short_enough) claimed = decoded;
-        } else {
-            claimed = std::max(claimed, claimed_frames(path).value_or(0));
-        }
-        if (!check.problem.empty()) return check;
-        if (decoded == 0 && claimed == 0)
-            check.problem = "has no samples";
-        else if (decoded < claimed)
-            check.problem = fmt::format("truncated: the header says {} samples, {} could be decoded", claimed, decoded);
-        else if (file.container() == SF_FORMAT_OGG && file.length_unknown())
-            check.problem = fmt::format(
-                "truncated: the last page of the Ogg stream is missing, {} samples could be decoded", decoded);
-        else if (not_finite >= 0)
+        check.problem = shortage(file, path, decoded);
+        if (check.problem.empty() && not_finite >= 0)
             check.problem = fmt::format("sample {} is not a finite number", not_finite);
     } catch (const Error& error) {
         check.problem = error.message();
@@ -271,8 +298,7 @@ AudioCheck check_audio(const fs::path& path) {
 std::vector<float> decode_audio(const fs::path& path, double start_s, double end_s, int channel, double rate) {
     OpenFile file = open_file(path);
     const int channels = file.info.channels;
-    if (channel < -1 || channel >= channels)
-        fail(path, fmt::format("found channel {}, expected 0 to {}, or -1 for the mean of all", channel, channels - 1));
+    require_channel(path, channel, channels);
     SampleSource source;
     source.rate = file.info.samplerate;
     source.frames = file.length_unknown() ? -1 : file.info.frames;
@@ -281,20 +307,7 @@ std::vector<float> decode_audio(const fs::path& path, double start_s, double end
         mono.reserve(static_cast<size_t>(std::min<int64_t>(count, 1 << 24)));  // a header may claim anything
         if (go_to(file, path, first))
             read_blocks(file, count, [&](const float* block, sf_count_t frames) {
-                for (sf_count_t i = 0; i < frames; ++i) {
-                    const float* frame = block + i * channels;
-                    double value = 0;
-                    if (channel >= 0) {
-                        value = frame[channel];
-                    } else {
-                        for (int c = 0; c < channels; ++c) value += frame[c];
-                        value /= channels;
-                    }
-                    if (!std::isfinite(value))
-                        fail(path, fmt::format("sample {} is not a finite number",
-                                               first + static_cast<int64_t>(mono.size())));
-                    mono.push_back(static_cast<float>(value));
-                }
+                append_mono(path, block, frames, channels, channel, first + static_cast<int64_t>(mono.size()), mono);
             });
         if (static_cast<int64_t>(mono.size()) < count && source.frames >= 0 && !file.is_mp3())
             fail(path, fmt::format("truncated or damaged: the header says {} samples, decoding ended at {}",
@@ -306,6 +319,97 @@ std::vector<float> decode_audio(const fs::path& path, double start_s, double end
     } catch (const Error& error) {
         throw error.within({.file = path.string()});
     }
+}
+
+struct AudioStream::State {
+    fs::path path;
+    OpenFile file;
+    AudioInfo info;
+    int channel = -1;
+    double rate = 0;
+    std::unique_ptr<soxr, void (*)(soxr_t)> resampler{nullptr, soxr_delete};  ///< none where the rate is the file's
+    std::vector<float> block, mono;
+    size_t used = 0;      ///< of mono
+    int64_t decoded = 0;  ///< samples of the file
+    int64_t given = 0;    ///< samples to the caller
+    int64_t length = -1;  ///< of all that is given; known at the end of the file
+
+    /// The next samples at the file's rate; after its end silence, which drives the last ones out of the resampler.
+    void refill() {
+        mono.clear();
+        used = 0;
+        if (length < 0) {
+            const sf_count_t got = sf_readf_float(file.handle.get(), block.data(), kBlock);
+            if (got > 0) {
+                append_mono(path, block.data(), got, info.channels, channel, decoded, mono);
+                decoded += got;
+                return;
+            }
+            if (const std::string problem = shortage(file, path, decoded); !problem.empty()) fail(path, problem);
+            length = std::llround(static_cast<double>(decoded) * rate / info.sample_rate);
+        }
+        if (resampler) mono.assign(kBlock, 0.0F);
+    }
+};
+
+AudioStream::AudioStream(const fs::path& path, int channel, double rate) : state_(std::make_unique<State>()) {
+    State& s = *state_;
+    if (!std::isfinite(rate) || rate <= 0)
+        fail(path, fmt::format("found the sample rate {} Hz, expected one above 0", rate));
+    s.path = path;
+    s.file = open_file(path);
+    s.info = {.sample_rate = static_cast<double>(s.file.info.samplerate),
+              .channels = s.file.info.channels,
+              .frames = s.file.length_unknown() ? -1 : s.file.info.frames,
+              .format = format_name(s.file.info.format)};
+    require_channel(path, channel, s.info.channels);
+    s.channel = channel;
+    s.rate = rate;
+    s.block.resize(static_cast<size_t>(kBlock * s.info.channels));
+    if (s.info.sample_rate == rate) return;
+    const soxr_io_spec_t io = soxr_io_spec(SOXR_FLOAT32_I, SOXR_FLOAT32_I);
+    const soxr_quality_spec_t quality = soxr_quality_spec(SOXR_HQ, 0);
+    const soxr_runtime_spec_t runtime = soxr_runtime_spec(1);
+    soxr_error_t error = nullptr;
+    s.resampler.reset(soxr_create(s.info.sample_rate, rate, 1, &error, &io, &quality, &runtime));
+    if (error != nullptr)
+        fail(path, fmt::format("resampling from {} Hz to {} Hz: {}", s.info.sample_rate, rate, error));
+    const Margin margin = leading_margin(s.info.sample_rate, rate);
+    s.mono.assign(static_cast<size_t>(margin.in), 0.0F);
+    s.given = -margin.out;
+    std::vector<float> silence(static_cast<size_t>(margin.out));
+    read(silence);
+}
+
+AudioStream::~AudioStream() = default;
+
+const AudioInfo& AudioStream::info() const {
+    return state_->info;
+}
+
+size_t AudioStream::read(std::span<float> out) {
+    State& s = *state_;
+    size_t done = 0;
+    while (done < out.size()) {
+        if (s.used == s.mono.size()) s.refill();
+        const size_t room =
+            s.length < 0 ? out.size() - done : std::min(out.size() - done, static_cast<size_t>(s.length - s.given));
+        if (room == 0 || s.mono.empty()) break;
+        size_t taken = 0, put = 0;
+        if (s.resampler) {
+            const soxr_error_t error = soxr_process(s.resampler.get(), s.mono.data() + s.used, s.mono.size() - s.used,
+                                                    &taken, out.data() + done, room, &put);
+            if (error != nullptr) fail(s.path, fmt::format("resampling to {} Hz: {}", s.rate, error));
+        } else {
+            taken = put = std::min(room, s.mono.size() - s.used);
+            std::copy_n(s.mono.begin() + static_cast<std::ptrdiff_t>(s.used), put,
+                        out.begin() + static_cast<std::ptrdiff_t>(done));
+        }
+        s.used += taken;
+        s.given += static_cast<int64_t>(put);
+        done += put;
+    }
+    return done;
 }
 
 }  // namespace biophony

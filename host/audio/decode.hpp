@@ -4,6 +4,8 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -38,6 +40,26 @@ AudioCheck check_audio(const std::filesystem::path& path);
 /// 50 ms of the file on either side of the stretch, so that cuts don't ring. Throws Error(kRunFailed).
 std::vector<float> decode_audio(const std::filesystem::path& path, double start_s, double end_s, int channel,
                                 double rate);
+
+/// A file's sound from its start to its end, a piece at a time: the samples that decode_audio() gives, in constant
+/// memory however long the file is. One thread.
+class AudioStream {
+public:
+    /// `channel` and `rate` as for decode_audio(). Throws Error(kRunFailed) as read_audio_info() does.
+    AudioStream(const std::filesystem::path& path, int channel, double rate);
+    ~AudioStream();
+    AudioStream(const AudioStream&) = delete;
+    AudioStream& operator=(const AudioStream&) = delete;
+
+    const AudioInfo& info() const;  ///< as the header says; frames is -1 where it doesn't
+    /// Fills `out` with the next samples and returns how many: fewer only at the end. Throws Error(kRunFailed) where
+    /// check_audio() would name a problem, as soon as it shows.
+    size_t read(std::span<float> out);
+
+private:
+    struct State;
+    std::unique_ptr<State> state_;
+};
 
 /// Changes the rate of a whole signal (soxr, HQ). The result has round(n · to / from) samples.
 std::vector<float> resample(const std::vector<float>& samples, double from, double to);

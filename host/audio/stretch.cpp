@@ -56,6 +56,15 @@ std::vector<float> resample(const std::vector<float>& samples, double from, doub
                    static_cast<size_t>(std::llround(static_cast<double>(samples.size()) * to / from)));
 }
 
+Margin leading_margin(double own, double rate) {
+    if (own == rate) return {};
+    const bool whole = is_whole(own) && is_whole(rate);
+    const int64_t step =
+        whole ? static_cast<int64_t>(own) / std::gcd(static_cast<int64_t>(own), static_cast<int64_t>(rate)) : 1;
+    const int64_t in = (static_cast<int64_t>(std::ceil(kMarginSeconds * own)) + step - 1) / step * step;
+    return {in, std::llround(static_cast<double>(in) * rate / own)};
+}
+
 std::vector<float> read_stretch(const SampleSource& source, double start_s, double end_s, double rate) {
     require_rate(rate);
     require_rate(source.rate);
@@ -84,15 +93,8 @@ std::vector<float> read_stretch(const SampleSource& source, double start_s, doub
 
     // The margins keep the filter's ringing at the cut out of the result. The leading one is a whole number of samples
     // at both rates, so that a stretch is the same as that part of the whole file resampled.
-    int64_t margin = 0, margin_out = 0, tail = 0;
-    if (own != rate) {
-        const bool whole = is_whole(own) && is_whole(rate);
-        const int64_t step =
-            whole ? static_cast<int64_t>(own) / std::gcd(static_cast<int64_t>(own), static_cast<int64_t>(rate)) : 1;
-        margin = (static_cast<int64_t>(std::ceil(kMarginSeconds * own)) + step - 1) / step * step;
-        margin_out = std::llround(static_cast<double>(margin) * rate / own);
-        tail = static_cast<int64_t>(std::ceil(kMarginSeconds * own));
-    }
+    const auto [margin, margin_out] = leading_margin(own, rate);
+    const int64_t tail = own == rate ? 0 : static_cast<int64_t>(std::ceil(kMarginSeconds * own));
     const int64_t begin = std::max<int64_t>(0, first - margin);
     int64_t end = frames;
     if (!to_the_end && end_s * own < 1e15)

@@ -19,4 +19,11 @@ struct SampleSource {
 /// What decode_audio() promises. Throws Error(kRunFailed) for times that no sample has; names no file.
 std::vector<float> read_stretch(const SampleSource& source, double start_s, double end_s, double rate);
 
+/// Silence that goes through the resampler ahead of a signal, in samples at both rates, whole numbers where the rates
+/// are: it rings in that, and a signal's first samples are as good as the rest. Nothing where the rates are equal.
+struct Margin {
+    int64_t in = 0, out = 0;
+};
+Margin leading_margin(double own, double rate);
+
 }  // namespace biophony

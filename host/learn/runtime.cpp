@@ -86,6 +86,13 @@ void in_steps(TaskContext& context) {
     with_threads<work>(context);
 }
 
+EmbedResult embed(const EmbedOptions& options, const Registry& registry, Progress& progress, const Cancel& cancel) {
+    keep_large_blocks();
+    at::set_num_threads(static_cast<int>(options.threads));
+    at::globalContext().setDeterministicAlgorithms(true, /*warn_only=*/true);
+    return run_embed(options, registry, progress, cancel);
+}
+
 std::string version() {
     return fmt::format("{}.{}.{}", TORCH_VERSION_MAJOR, TORCH_VERSION_MINOR, TORCH_VERSION_PATCH);
 }
@@ -103,6 +110,7 @@ extern "C" __attribute__((visibility("default"))) const biophony::TorchRuntime* 
                                          &with_threads<run_features>,
                                          &with_threads<run_head>,
                                          &with_threads<run_evaluate>,
+                                         &embed,
                                          &lent_linalg};
     return &runtime;
 }

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "pipeline/node_type.hpp"
+#include "tasks/embed.hpp"
 
 namespace biophony {
 
@@ -11,5 +12,6 @@ void run_fine_tune(TaskContext& context);
 void run_features(TaskContext& context);
 void run_head(TaskContext& context);
 void run_evaluate(TaskContext& context);
+EmbedResult run_embed(const EmbedOptions& options, const Registry& registry, Progress& progress, const Cancel& cancel);
 
 }  // namespace biophony

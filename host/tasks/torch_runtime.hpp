@@ -6,6 +6,7 @@
 
 #include "biophony/c/linalg.h"
 #include "pipeline/node_type.hpp"
+#include "tasks/embed.hpp"
 
 namespace biophony {
 
@@ -20,6 +21,8 @@ struct TorchRuntime {
     void (*run_features)(TaskContext&);
     void (*run_head)(TaskContext&);
     void (*run_evaluate)(TaskContext&);
+    /// Embeds files. Throws Error; kRunFailed where none could be embedded. [main]
+    EmbedResult (*embed)(const EmbedOptions&, const Registry&, Progress&, const Cancel&);
     /// The linear algebra that is lent to merge stages. Sets LibTorch to one thread a call, until the next torch node.
     /// [main]
     const bph_linalg_v0* (*linalg)();

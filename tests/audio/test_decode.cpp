@@ -147,6 +147,57 @@ TEST_CASE("resampling keeps a sweep and takes out what the new rate can't hold")
     CHECK(most < 1e-5);
 }
 
+TEST_CASE("a stream gives what decoding at once does, in pieces of any size") {
+    const TempFolder folder;
+    struct Format {
+        const char* name;
+        int format, rate, channels;
+    };
+    for (const auto& [name, format, rate, channels] : {Format{"a.wav", kWav16, 16000, 1},
+                                                       {"b.wav", kWavFloat, 44100, 2},
+                                                       {"c.flac", kFlac, 48000, 1},
+                                                       {"d.ogg", kVorbis, 22050, 1},
+                                                       {"e.mp3", kMp3, 44100, 1},
+                                                       {"f.wav", kWav16, 8000, 1}}) {
+        INFO(name);
+        const auto file = write_sound(folder / name, format, rate, channels, 3 * rate + 17,
+                                      [](int64_t n, int c) { return noise(n + 7 * c); });
+        const std::vector<float> expected = decode_audio(file, 0, kEnd, -1, 16000);
+        for (const size_t piece : {size_t{100}, size_t{16001}, size_t{1} << 20}) {
+            AudioStream stream(file, -1, 16000);
+            CHECK(stream.info().sample_rate == rate);
+            std::vector<float> got, block(piece);
+            for (size_t n = piece; n == piece;) {
+                n = stream.read(block);
+                got.insert(got.end(), block.begin(), block.begin() + static_cast<std::ptrdiff_t>(n));
+            }
+            CHECK(stream.read(block) == 0);
+            CHECK(difference(got, expected) < 1e-6);
+        }
+    }
+}
+
+TEST_CASE("a stream of a damaged file gives what is there, then the reason") {
+    const TempFolder folder;
+    const auto hum = [](int64_t n, int) { return sine(440, 16000, static_cast<double>(n)) + 0.1 * noise(n); };
+    for (const auto& [name, format] : {std::pair{"a.wav", kWav16}, {"b.flac", kFlac}, {"c.ogg", kVorbis}}) {
+        const auto file = write_sound(folder / name, format, 16000, 1, 80000, hum);
+        cut_file(file, 0.6);
+        AudioStream stream(file, -1, 22050);
+        std::vector<float> block(1000);
+        size_t got = 0;
+        const std::string problem = error_of([&] {
+            while (const size_t n = stream.read(block)) got += n;
+        });
+        CHECK(problem == file.string() + ": " + check_audio(file).problem);
+        CHECK(got > 22050);
+    }
+    CHECK_THAT(error_of([&] { AudioStream(folder / "none.wav", -1, 16000); }), Contains("is missing"));
+    const auto good = write_sound(folder / "good.wav", kWav16, 16000, 1, 100, hum);
+    CHECK_THAT(error_of([&] { AudioStream(good, 1, 16000); }), Contains("found channel 1"));
+    CHECK_THAT(error_of([&] { AudioStream(good, 0, -1); }), Contains("found the sample rate -1 Hz"));
+}
+
 TEST_CASE("mono is the mean of all channels, or the one asked for") {
     const TempFolder folder;
     const auto file = write_sound(folder / "three.wav", kWavFloat, 16000, 3, 1000, [](int64_t, int c) {
