@@ -24,7 +24,9 @@ const Command kCommands[] = {
     {"check", "check a pipeline, all problems at once, without reading audio", check_command},
     {"plan", "say what a run would do with each node, and why", plan_command},
     {"plugins", "list the plugins that are found, and those refused with the reason", plugins_command},
-    {"inspect", "show an item (dataset:table) or a library file: parameters, versions, where it is", inspect_command},
+    {"inspect", "show an item (dataset:table), a library file or a checkpoint: what it is, what it holds",
+     inspect_command},
+    {"convert", "write a PyTorch checkpoint, or safetensors in shards, as one safetensors file", convert_command},
     {"probe", "load one library and print what it says",
      [](const std::vector<std::string>& arguments) { return probe_main(arguments.at(0)); }, true},
 };

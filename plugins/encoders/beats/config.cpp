@@ -155,9 +155,14 @@ std::string overlay(const std::string& config_json, const std::string& params_js
     const json config = parse_object(config_json, "the checkpoint's configuration");
     json params = parse_object(params_json, "the parameters of the encoder");
     Config known;
+    bool any = config.empty();
     for_each_field(known, [&](const char* name, auto&) {
-        if (config.contains(name) && !config.at(name).is_null()) params[name] = config.at(name);
+        if (!config.contains(name) || config.at(name).is_null()) return;
+        params[name] = config.at(name);
+        any = true;
     });
+    // Settings of a training, say. Weights fit with a wrong deep_norm, too, and then give noise.
+    if (!any) throw sdk::Error("the checkpoint's configuration has no field of a BEATs");
     return params.dump();
 }
 
