@@ -35,7 +35,8 @@ constexpr size_t kMaxRank = 64;
 constexpr int kMaxDepth = 64;               ///< of modules in modules, of values in a configuration
 constexpr uint64_t kMaxSteps = 20'000'000;  ///< entries looked at: a value that stands in many places is walked in each
 constexpr size_t kMaxTensors = 1'000'000;
-constexpr uint64_t kMaxText = 16 << 20;  ///< bytes of a configuration, and of all names of a module's tensors
+constexpr uint64_t kMaxValues = 1'000'000;  ///< of a configuration
+constexpr uint64_t kMaxText = 16 << 20;     ///< bytes of a configuration, and of all names of a module's tensors
 
 [[noreturn]] void refuse(const std::string& what) {
     throw Error(Code::kRunFailed, what);
@@ -558,7 +559,9 @@ private:
 
     /// Plain values; what isn't plain is left out of dictionaries and null in lists. False where nothing is plain.
     bool to_json(Id id, int depth, uint64_t& text, Json& out) {
-        count(1);
+        if (++values_ > kMaxValues)
+            refuse(fmt::format("its configuration has more than {} values: the same ones stand in too many places",
+                               kMaxValues));
         if (depth > kMaxDepth || id == Pickle::kNothing) return false;
         const Pickle::Node& node = pickle_[id];
         const auto add_text = [&](std::string_view value) {
@@ -621,7 +624,7 @@ private:
     const TorchContainer& container_;
     const Pickle& pickle_;
     uint64_t file_bytes_;
-    uint64_t steps_ = 0;
+    uint64_t steps_ = 0, values_ = 0;
 };
 
 /// The shards of a `*.index.json`: {"weight_map": {tensor: file}}, files beside it.

@@ -1,5 +1,5 @@
-// Encoders from checkpoints of others: containers, configurations, tied tensors. Reference weights and what they are made
-// from stand in tests/golden.
+// Encoders from checkpoints of others: containers, configurations, tied tensors. Reference weights and what they are
+// made from stand in tests/golden.
 #include <ATen/core/grad_mode.h>
 
 #include "learn/encoder.hpp"
@@ -91,8 +91,10 @@ void copy_weights(const fs::path& from, const fs::path& to, const std::map<std::
 }  // namespace
 
 TEST_CASE("a .pt file gives the encoder that its safetensors twin gives, whatever the container") {
-    const std::string expected = saved(load_checkpoint(beats(), defaults(), kGolden / "beats/beats_tiny_weights.safetensors"));
-    for (const char* name : {"beats_tiny_official_layout.pt", "beats_tiny_official_layout_legacy.pt", "beats_tiny_plain_dict.pt"}) {
+    const std::string expected =
+        saved(load_checkpoint(beats(), defaults(), kGolden / "beats/beats_tiny_weights.safetensors"));
+    for (const char* name :
+         {"beats_tiny_official_layout.pt", "beats_tiny_official_layout_legacy.pt", "beats_tiny_plain_dict.pt"}) {
         INFO(name);
         const LoadedEncoder encoder = load_checkpoint(beats(), defaults(), kGolden / "checkpoints" / name);
         CHECK(encoder.card.config.at("encoder_embed_dim") == 48);
@@ -111,7 +113,8 @@ TEST_CASE("a checkpoint without a configuration needs one: named, or beside it")
                Contains("has no field of a BEATs"));
 
     const std::string config = Checkpoint::open(kGolden / "checkpoints/beats_tiny_official_layout.pt").config();
-    const std::string expected = saved(load_checkpoint(beats(), defaults(), kGolden / "beats/beats_tiny_weights.safetensors"));
+    const std::string expected =
+        saved(load_checkpoint(beats(), defaults(), kGolden / "beats/beats_tiny_weights.safetensors"));
     write_file_atomically(folder / "named.json", config);
     CHECK(saved(load_checkpoint(beats(), defaults(), file, folder / "named.json")) == expected);
     // The parameters as they are given.
@@ -126,16 +129,19 @@ TEST_CASE("a checkpoint without a configuration needs one: named, or beside it")
     other["deep_norm"] = false;
     write_file_atomically(folder / "named.json", other.dump());
     CHECK(load_checkpoint(beats(), defaults(), file, folder / "named.json").card.config.at("deep_norm") == false);
-    CHECK(load_checkpoint(beats(), defaults(), kGolden / "checkpoints/beats_tiny_official_layout.pt", folder / "named.json").card.config.at("deep_norm") ==
-          false);
+    CHECK(load_checkpoint(beats(), defaults(), kGolden / "checkpoints/beats_tiny_official_layout.pt",
+                          folder / "named.json")
+              .card.config.at("deep_norm") == false);
     write_file_atomically(folder / "named.json", "not JSON");
-    CHECK_THAT(error_of([&] { load_checkpoint(beats(), defaults(), file, folder / "named.json"); }), Contains("named.json"));
+    CHECK_THAT(error_of([&] { load_checkpoint(beats(), defaults(), file, folder / "named.json"); }),
+               Contains("named.json"));
 
     // An encoder file of the program has its own and takes no other.
     save_encoder(load_checkpoint(beats(), defaults(), file), folder / "own.safetensors");
     CHECK(saved(load_checkpoint(beats(), defaults(), folder / "own.safetensors")) == expected);
-    CHECK_THAT(error_of([&] { load_checkpoint(beats(), defaults(), folder / "own.safetensors", folder / "empty.json"); }),
-               Contains("empty.json is not for it"));
+    CHECK_THAT(
+        error_of([&] { load_checkpoint(beats(), defaults(), folder / "own.safetensors", folder / "empty.json"); }),
+        Contains("empty.json is not for it"));
 }
 
 TEST_CASE("a checkpoint that lacks a tensor, or has one that can't be read, is refused") {
@@ -147,6 +153,8 @@ TEST_CASE("a checkpoint that lacks a tensor, or has one that can't be read, is r
     CHECK_THAT(error_of([&] { load_checkpoint(beats(), defaults(), folder / "less.safetensors"); }),
                Contains("lacks tensors") && Contains("layer_norm.weight"));
     write_file_atomically(folder / "empty.json", "{}");
-    CHECK_THAT(error_of([&] { load_checkpoint(beats(), defaults(), kGolden / "checkpoints/sparse.pt", folder / "empty.json"); }),
+    CHECK_THAT(error_of([&] {
+                   load_checkpoint(beats(), defaults(), kGolden / "checkpoints/sparse.pt", folder / "empty.json");
+               }),
                Contains("'s' can't be read: it is sparse"));
 }
