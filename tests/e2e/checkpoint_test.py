@@ -127,7 +127,14 @@ class Checkpoints(unittest.TestCase):
 
     def test_used_in_a_pipeline(self):
         def pipeline(**parameters):
-            return {"biophony": 1, "name": "p", "params": {"seed": 1}, "nodes": {"base": {"use": "encoder:beats", "with": parameters}}}
+            nodes = tiny_pipeline()["nodes"]
+            clips = dict(nodes["clips[taxon]"]["with"], group="frog")
+            return {"biophony": 1, "name": "p", "params": {"seed": 1}, "nodes": {
+                "base": {"use": "encoder:beats", "with": dict(parameters, window_seconds=1.0)},
+                "clips": {"use": "dataset:synthetic", "with": clips},
+                "model": {"use": "head", "in": {"encoder": "base", "data": ["clips"]}, "with": {"kind": "ridge"}},
+                "score": {"use": "evaluate", "in": {"model": "model", "data": ["clips"]}},
+            }}
 
         def run(name, **parameters):
             self.folder.write("p.json", pipeline(**parameters))
