@@ -10,6 +10,7 @@
 #include "pipeline/graph.hpp"
 #include "pipeline/run.hpp"
 #include "plugins/registry.hpp"
+#include "weights/checkpoint.hpp"
 
 namespace biophony::app {
 
@@ -27,6 +28,7 @@ int check_command(const std::vector<std::string>& arguments);
 int plan_command(const std::vector<std::string>& arguments);
 int run_command(const std::vector<std::string>& arguments);
 int embed_command(const std::vector<std::string>& arguments);
+int convert_command(const std::vector<std::string>& arguments);
 
 namespace options = boost::program_options;
 
@@ -49,6 +51,9 @@ Graph load_pipeline(const options::variables_map& values, const Registry& regist
 
 /// What --out and its like say.
 RunOptions run_options(const options::variables_map& values, const std::vector<std::string>& command_line);
+
+/// What a checkpoint has: container, tensors, configuration, labels, and what is left aside.
+void print_checkpoint(const Checkpoint& checkpoint);
 
 /// Prints problems, one a line, and their number.
 void print_problems(const std::vector<Diagnostic>& problems);

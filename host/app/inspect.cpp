@@ -96,16 +96,25 @@ void print_node_type(const NodeType& type) {
 int inspect_command(const std::vector<std::string>& arguments) {
     options::options_description described;
     add_plugin_options(described);
+    described.add_options()("key", options::value<std::string>()->value_name("PATH")->default_value("", ""),
+                            "of a checkpoint: where the state dict stands in it, as for convert");
     described.add_options()("_what", options::value<std::string>()->required(), "");
     options::positional_options_description positional;
     positional.add("_what", 1);
     options::variables_map values;
-    if (!parse(arguments, "inspect ID|FILE [--plugin-path DIR]…",
-               "Shows an item by its name (dataset:table), a node type (fine-tune), or what a library file holds and "
-               "whether it can be used.",
+    if (!parse(arguments, "inspect ID|FILE [--plugin-path DIR]… [--key PATH]",
+               "Shows an item by its name (dataset:table), a node type (fine-tune), what a library file holds and "
+               "whether it can be used, or what a checkpoint holds.",
                described, positional, values))
         return 0;
     const std::string what = values["_what"].as<std::string>();
+    if (!what.ends_with(".so") && fs::is_regular_file(what)) {
+        const Checkpoint checkpoint = Checkpoint::open(what, values["key"].as<std::string>());
+        print_checkpoint(checkpoint);
+        for (const TensorInfo& tensor : checkpoint.tensors())
+            fmt::print("    {:<4} [{}] {}\n", to_string(tensor.dtype), fmt::join(tensor.shape, ", "), tensor.name);
+        return 0;
+    }
     if (what.find('/') != std::string::npos || what.ends_with(".so")) {
         const PluginFile file = Registry::look_at(fs::absolute(what));
         fmt::print("{}: {}{}\n", file.path.string(), to_string(file.state),

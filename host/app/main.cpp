@@ -25,7 +25,9 @@ const Command kCommands[] = {
     {"plan", "say what a run would do with each node, and why", plan_command},
     {"embed", "make embeddings of sound files with an encoder", embed_command},
     {"plugins", "list the plugins that are found, and those refused with the reason", plugins_command},
-    {"inspect", "show an item (dataset:table) or a library file: parameters, versions, where it is", inspect_command},
+    {"inspect", "show an item (dataset:table), a library file or a checkpoint: what it is, what it holds",
+     inspect_command},
+    {"convert", "write a PyTorch checkpoint, or safetensors in shards, as one safetensors file", convert_command},
     {"probe", "load one library and print what it says",
      [](const std::vector<std::string>& arguments) { return probe_main(arguments.at(0)); }, true},
 };

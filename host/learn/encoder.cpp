@@ -1,13 +1,17 @@
 #include "learn/encoder.hpp"
 
 #include <ATen/core/grad_mode.h>
+#include <ATen/ops/empty_like.h>
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
 #include <algorithm>
+#include <cstring>
 
+#include "base/files.hpp"
 #include "base/nearest.hpp"
 #include "plugins/call.hpp"
+#include "weights/checkpoint.hpp"
 
 namespace biophony {
 
@@ -72,12 +76,29 @@ LoadedEncoder create(const ItemInfo& item, const Json& params) {
     return out;
 }
 
-/// Fills the module from the file, whose tensor names go through `translate`.
-void fill(LoadedEncoder& encoder, const SafetensorsFile& file) {
+/// Throws where the tensor isn't one that `target` can be filled from.
+void check_fits(const TensorInfo& tensor, const at::Tensor& target, const std::filesystem::path& file) {
+    const Where where = {.file = file.string()};
+    if (tensor.shape != target.sizes().vec())
+        throw Error(Code::kRunFailed,
+                    fmt::format("the tensor '{}' has the shape ({}), expected ({}) by the configuration", tensor.name,
+                                fmt::join(tensor.shape, ", "), fmt::join(target.sizes().vec(), ", ")),
+                    where);
+    if (target.scalar_type() != at::kFloat && tensor.dtype != dtype_of(target, tensor.name))
+        throw Error(Code::kRunFailed,
+                    fmt::format("the tensor '{}' is {}, expected {}", tensor.name, to_string(tensor.dtype),
+                                to_string(dtype_of(target, tensor.name))),
+                    where);
+}
+
+/// Fills the module from the file, whose tensor names go through `translate`. A `File` is a SafetensorsFile or a
+/// Checkpoint.
+template <class File>
+void fill(LoadedEncoder& encoder, const File& file) {
     std::map<std::string, at::Tensor> wanted = tensors_of(*encoder.module);
     std::vector<std::string> names, unknown, missing;
     for (const auto& [name, tensor] : wanted) names.push_back(name);
-    std::map<std::string, bool> filled;
+    std::map<std::string, std::string> filled;  // name → the file's tensor
     const at::NoGradGuard no_grad;
     for (const TensorInfo& tensor : file.tensors()) {
         const std::string name = encoder.module->translate(tensor.name);
@@ -87,19 +108,18 @@ void fill(LoadedEncoder& encoder, const SafetensorsFile& file) {
             unknown.push_back(tensor.name + did_you_mean(name, names));
             continue;
         }
-        if (tensor.shape != found->second.sizes().vec())
-            throw Error(
-                Code::kRunFailed,
-                fmt::format("the tensor '{}' has the shape ({}), expected ({}) by the configuration", tensor.name,
-                            fmt::join(tensor.shape, ", "), fmt::join(found->second.sizes().vec(), ", ")),
-                {.file = file.path().string()});
-        const auto count = static_cast<size_t>(found->second.numel());
-        if (found->second.scalar_type() == at::kFloat)
-            file.read_floats(tensor, 0, {found->second.data_ptr<float>(), count});
+        check_fits(tensor, found->second, file.path());
+        const auto [first, added] = filled.emplace(name, tensor.name);
+        const at::Tensor target = added ? found->second : at::empty_like(found->second);
+        if (target.scalar_type() == at::kFloat)
+            file.read_floats(tensor, 0, {target.data_ptr<float>(), static_cast<size_t>(target.numel())});
         else
-            file.read(tensor, 0,
-                      {static_cast<std::byte*>(found->second.data_ptr()), static_cast<size_t>(tensor.bytes())});
-        filled[name] = true;
+            file.read(tensor, 0, {static_cast<std::byte*>(target.data_ptr()), target.nbytes()});
+        if (!added && std::memcmp(target.data_ptr(), found->second.data_ptr(), target.nbytes()) != 0)
+            throw Error(Code::kRunFailed,
+                        fmt::format("the tensors '{}' and '{}' should be one in {}, and their values differ",
+                                    first->second, tensor.name, encoder.card.encoder),
+                        {.file = file.path().string()});
     }
     for (const std::string& name : names)
         if (!filled.contains(name)) missing.push_back(name);
@@ -128,20 +148,45 @@ LoadedEncoder make_encoder(const ItemInfo& item, const Json& params, uint64_t se
     return encoder;
 }
 
-LoadedEncoder load_checkpoint(const ItemInfo& item, const Json& params, const std::filesystem::path& file) {
-    const SafetensorsFile source = SafetensorsFile::open(file);
+LoadedEncoder load_checkpoint(const ItemInfo& item, const Json& params, const std::filesystem::path& file,
+                              const std::filesystem::path& config) {
+    const Checkpoint source = Checkpoint::open(file);
+    const Where where = {.file = file.string()};
     Json effective = params;
-    if (source.metadata().contains("biophony.config")) {
-        const EncoderCard card = EncoderCard::from(source);
+    // A node's key counts the file that it names, not the ones that this names in turn.
+    if (source.files().size() > 1)
+        throw Error(Code::kRunFailed, "is in shards; 'biophony convert' makes one file of them", where);
+    if (source.metadata().contains("biophony.config") && source.safetensors() != nullptr) {
+        const EncoderCard card = EncoderCard::from(*source.safetensors());
         if (card.encoder != item.name())
-            throw Error(Code::kRunFailed, fmt::format("holds {}, expected {}", card.encoder, item.name()),
-                        {.file = file.string()});
+            throw Error(Code::kRunFailed, fmt::format("holds {}, expected {}", card.encoder, item.name()), where);
+        if (!config.empty())
+            throw Error(
+                Code::kRunFailed,
+                fmt::format("is an encoder file, which has its configuration; {} is not for it", config.string()),
+                where);
         effective = card.config;
-    } else if (source.metadata().contains("cfg")) {
-        effective = calling(item.name(), [&] {
-            return Json::parse(factory_of(item).from_checkpoint_config(source.metadata("cfg"), params.dump()));
-        });
+    } else {
+        std::string text = source.config();
+        const std::filesystem::path beside = config.empty() && text.empty() ? sidecar_config(file) : config;
+        if (!beside.empty()) text = read_file(beside);
+        if (text.empty())
+            throw Error(
+                Code::kRunFailed,
+                fmt::format("has no configuration, and weights alone don't say how they are used; put it beside the "
+                            "file as {} or name it with the parameter 'config' ({{}} means: the parameters as they "
+                            "are given)",
+                            sidecar_name(file).filename().string()),
+                where);
+        try {
+            effective = calling(
+                item.name(), [&] { return Json::parse(factory_of(item).from_checkpoint_config(text, params.dump())); });
+        } catch (const Error& error) {
+            throw error.within({.file = beside.empty() ? file.string() : beside.string()});
+        }
     }
+    for (const Checkpoint::Unreadable& tensor : source.unreadable())
+        throw Error(Code::kRunFailed, fmt::format("the tensor '{}' can't be read: {}", tensor.name, tensor.why), where);
     LoadedEncoder encoder = create(item, effective);
     fill(encoder, source);
     return encoder;

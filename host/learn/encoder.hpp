@@ -24,10 +24,14 @@ struct LoadedEncoder {
 /// An encoder with random weights from `seed`. `params` fit the item's schema. Throws Error.
 LoadedEncoder make_encoder(const ItemInfo& item, const Json& params, uint64_t seed);
 
-/// An encoder with the weights of a public or own checkpoint (safetensors). Its own configuration, in the metadata
-/// "biophony.config" or "cfg", is laid over `params`. Every parameter must be there with its shape, and every tensor
-/// must be known to the encoder; throws Error(kRunFailed) that lists what is missing or too much.
-LoadedEncoder load_checkpoint(const ItemInfo& item, const Json& params, const std::filesystem::path& file);
+/// An encoder with the weights of a public or own checkpoint, in any container that Checkpoint::open() knows. Its
+/// configuration is laid over `params`: that of `config`, a file with a JSON object, where it is given; else the file's
+/// own; else that of sidecar_config(). Without any it throws, since weights don't say how they are used: a BEATs that
+/// was made without deep norm takes the weights of one with it and gives noise. Every parameter must be there with its
+/// shape, and every tensor must be known to the encoder; throws Error(kRunFailed) that lists what is missing or too
+/// much. Where the encoder has one name for several tensors, they must be equal.
+LoadedEncoder load_checkpoint(const ItemInfo& item, const Json& params, const std::filesystem::path& file,
+                              const std::filesystem::path& config = {});
 
 /// An encoder file that this host wrote.
 LoadedEncoder load_encoder(const std::filesystem::path& file, const Registry& registry);

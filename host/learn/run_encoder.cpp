@@ -9,9 +9,11 @@ namespace biophony {
 void run_encoder(TaskContext& context) {
     Json params = context.params;
     const std::string checkpoint = params.value("checkpoint", "");
+    const std::string config = params.value("config", "");
     params.erase("checkpoint");
+    params.erase("config");
     const LoadedEncoder encoder = checkpoint.empty() ? make_encoder(*context.item, params, context.seed)
-                                                     : load_checkpoint(*context.item, params, checkpoint);
+                                                     : load_checkpoint(*context.item, params, checkpoint, config);
     save_encoder(encoder, context.out / "encoder.safetensors");
     int64_t values = 0;
     for (const at::Tensor& parameter : encoder.module->parameters()) values += parameter.numel();

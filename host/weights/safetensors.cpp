@@ -253,6 +253,32 @@ uint64_t TensorInfo::elements() const {
     return bytes() / size_of(dtype);
 }
 
+void read_widened(const TensorInfo& tensor, uint64_t first, std::span<float> out, const fs::path& path,
+                  const std::function<void(uint64_t offset, std::span<std::byte> out)>& read) {
+    auto convert = [&]<class Raw>(Raw, auto widen) {
+        std::array<Raw, 4096> raw;
+        for (size_t done = 0; done < out.size();) {
+            const size_t count = std::min(raw.size(), out.size() - done);
+            read((first + done) * sizeof(Raw), std::as_writable_bytes(std::span(raw).first(count)));
+            std::transform(raw.begin(), raw.begin() + count, out.begin() + done, widen);
+            done += count;
+        }
+    };
+    switch (tensor.dtype) {
+        case DType::kF32: read(first * sizeof(float), std::as_writable_bytes(out)); break;
+        case DType::kF16: convert(uint16_t{}, from_half); break;
+        case DType::kBF16:
+            convert(uint16_t{}, [](uint16_t raw) { return std::bit_cast<float>(static_cast<uint32_t>(raw) << 16); });
+            break;
+        case DType::kF64: convert(double{}, [](double raw) { return static_cast<float>(raw); }); break;
+        default:
+            throw Error(Code::kRunFailed,
+                        fmt::format("tensor {} is {}, expected F32, F16, BF16 or F64", in_quotes(tensor.name),
+                                    to_string(tensor.dtype)),
+                        {.file = path.string()});
+    }
+}
+
 SafetensorsFile SafetensorsFile::open(const fs::path& path) {
     SafetensorsFile out;
     out.path_ = path;
@@ -362,28 +388,8 @@ void SafetensorsFile::read_floats(const TensorInfo& tensor, uint64_t first, std:
                     fmt::format("elements {} to {} of tensor {} were asked for, it has {}", first, first + out.size(),
                                 in_quotes(tensor.name), tensor.elements()),
                     {.file = path_.string()});
-    auto convert = [&]<class Raw>(Raw, auto widen) {
-        std::array<Raw, 4096> raw;
-        for (size_t done = 0; done < out.size();) {
-            const size_t count = std::min(raw.size(), out.size() - done);
-            read(tensor, (first + done) * sizeof(Raw), std::as_writable_bytes(std::span(raw).first(count)));
-            std::transform(raw.begin(), raw.begin() + count, out.begin() + done, widen);
-            done += count;
-        }
-    };
-    switch (tensor.dtype) {
-        case DType::kF32: read(tensor, first * sizeof(float), std::as_writable_bytes(out)); break;
-        case DType::kF16: convert(uint16_t{}, from_half); break;
-        case DType::kBF16:
-            convert(uint16_t{}, [](uint16_t raw) { return std::bit_cast<float>(static_cast<uint32_t>(raw) << 16); });
-            break;
-        case DType::kF64: convert(double{}, [](double raw) { return static_cast<float>(raw); }); break;
-        default:
-            throw Error(Code::kRunFailed,
-                        fmt::format("tensor {} is {}, expected F32, F16, BF16 or F64", in_quotes(tensor.name),
-                                    to_string(tensor.dtype)),
-                        {.file = path_.string()});
-    }
+    read_widened(tensor, first, out, path_,
+                 [&](uint64_t offset, std::span<std::byte> raw) { read(tensor, offset, raw); });
 }
 
 std::vector<float> SafetensorsFile::read_floats(std::string_view name) const {

@@ -4,6 +4,7 @@
 #include <atomic>
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <map>
 #include <span>
 #include <string>
@@ -27,6 +28,11 @@ struct TensorInfo {
     uint64_t bytes() const { return end - begin; }
     uint64_t elements() const;
 };
+
+/// Elements [first, first + out.size()) of a floating tensor as float, from raw bytes that `read` gives. F16 and BF16
+/// are widened, F64 is rounded; throws Error(kRunFailed) naming `path` for other types.
+void read_widened(const TensorInfo& tensor, uint64_t first, std::span<float> out, const std::filesystem::path& path,
+                  const std::function<void(uint64_t offset, std::span<std::byte> out)>& read);
 
 /// An open file. Reading is positional and may happen from several threads at once.
 class SafetensorsFile {

@@ -49,15 +49,20 @@ inline json parse_object(const std::string& text, const char* what) {
 }
 
 /// `params_json` with those values of a checkpoint's own configuration laid over it that `Config` has (its
-/// for_each_field(config, visit) calls visit(name, member)) and that aren't null.
+/// for_each_field(config, visit) calls visit(name, member)) and that aren't null. A configuration without any of them
+/// (settings of a training, say) is refused: weights can fit with wrong settings, too, and then give noise.
 template <class Config>
 std::string overlay_fields(const std::string& config_json, const std::string& params_json) {
     const json config = parse_object(config_json, "the checkpoint's configuration");
     json params = parse_object(params_json, "the parameters of the encoder");
     Config known;
+    bool any = config.empty();
     for_each_field(known, [&](const char* name, auto&) {
-        if (config.contains(name) && !config.at(name).is_null()) params[name] = config.at(name);
+        if (!config.contains(name) || config.at(name).is_null()) return;
+        params[name] = config.at(name);
+        any = true;
     });
+    if (!any) throw sdk::Error("the checkpoint's configuration has no field that this encoder knows");
     return params.dump();
 }
 

@@ -66,7 +66,8 @@ public:
     /// Which frames of an input are padding, (B, T) bool, true = padded; `padding` as above.
     virtual at::Tensor frame_padding(const at::Tensor& features, const at::Tensor& padding) const = 0;
 
-    /// Clip-wise logits (B, classes) of the encoder's own published classifier; `padding` (B, T) as frame_padding() says.
+    /// Clip-wise logits (B, classes) of the encoder's own published classifier; `padding` (B, T) as frame_padding()
+    /// says.
     virtual at::Tensor predictions([[maybe_unused]] const at::Tensor& frames,
                                    [[maybe_unused]] const std::optional<at::Tensor>& padding) {
         throw sdk::Error("this encoder has no classifier of its own", BPH_UNSUPPORTED);
@@ -82,9 +83,9 @@ public:
     /// The role of one of named_parameters().
     virtual ParameterRole role(std::string_view parameter) const = 0;
 
-    /// The name here of a tensor of a public checkpoint; empty = known and not needed (a predictor that isn't asked for,
-    /// a recomputed buffer). Copies of a tied tensor all have the name of the one that is kept; the host checks that they
-    /// are equal. Names that this doesn't know come back as they are.
+    /// The name here of a tensor of a public checkpoint; empty = known and not needed (a predictor that isn't asked
+    /// for, a recomputed buffer). Copies of a tied tensor all have the name of the one that is kept; the host checks
+    /// that they are equal. Names that this doesn't know come back as they are.
     virtual std::string translate(std::string_view checkpoint_name) const = 0;
 
     // Optional: what masked prediction needs. An encoder has both or neither.
