@@ -52,10 +52,14 @@ EmbedOptions embed_options(const options::variables_map& values) {
     if (out.checkpoint.empty() && out.encoder.empty())
         throw Error(Code::kInvalid,
                     "an encoder is missing: --checkpoint FILE, and --encoder ID where the file doesn't say");
+    out.config = text("config");
     std::error_code ignored;
-    if (!out.checkpoint.empty() && !fs::is_regular_file(out.checkpoint, ignored))
-        throw Error(Code::kInvalid, fs::exists(out.checkpoint, ignored) ? "is no file" : "not found",
-                    {.file = out.checkpoint.string(), .parameter = "--checkpoint"});
+    for (const auto& [option, file] : {std::pair("--checkpoint", out.checkpoint), std::pair("--config", out.config)})
+        if (!file.empty() && !fs::is_regular_file(file, ignored))
+            throw Error(Code::kInvalid, fs::exists(file, ignored) ? "is no file" : "not found",
+                        {.file = file.string(), .parameter = option});
+    if (!out.config.empty() && (out.checkpoint.empty() || out.encoder.empty()))
+        throw Error(Code::kInvalid, "--config: goes with --checkpoint and --encoder, whose configuration it has");
 
     const std::string window = text("window");
     if (!window.empty() && window != "whole")
@@ -107,7 +111,10 @@ int embed_command(const std::vector<std::string>& arguments) {
     auto add = described.add_options();
     auto word = [] { return options::value<std::string>(); };
     add("_input", options::value<std::vector<std::string>>()->required(), "");
-    add("checkpoint", word()->value_name("FILE"), "the encoder's weights");
+    add("checkpoint", word()->value_name("FILE"),
+        "the encoder's weights: a safetensors file, or a PyTorch one (.pt) as it is");
+    add("config", word()->value_name("FILE"),
+        "the encoder's configuration, a JSON file; else the checkpoint's own, else STEM.model_config.json beside it");
     add("encoder", word()->value_name("ID"),
         "the encoder, such as beats; not needed where the checkpoint is an encoder file of this program");
     add("out", word()->value_name("FILE")->required(),

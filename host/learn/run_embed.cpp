@@ -31,6 +31,7 @@
 #include "plugins/call.hpp"
 #include "tasks/sound_reader.hpp"
 #include "tasks/torch_runtime.hpp"
+#include "weights/checkpoint.hpp"
 
 namespace biophony {
 
@@ -65,7 +66,10 @@ LoadedEncoder open_encoder(const EmbedOptions& options, const Registry& registry
     std::vector<Diagnostic> problems;
     apply_schema(item.parameters, params, "", problems);
     if (!problems.empty()) throw Error(Code::kInvalid, problems[0].message, {.plugin = item.name()});
-    if (!options.checkpoint.empty()) return load_checkpoint(item, params, options.checkpoint);
+    // Encoders that can keep a published classifier do so on request.
+    if (options.predictions && item.parameters.value("properties", Json::object()).contains("predictor"))
+        params["predictor"] = true;
+    if (!options.checkpoint.empty()) return load_checkpoint(item, params, options.checkpoint, options.config);
     LoadedEncoder encoder = make_encoder(item, params, 0);
     if (!encoder.module->parameters().empty())
         throw Error(Code::kInvalid, "has weights to load; name their file with --checkpoint", {.plugin = item.name()});
@@ -505,7 +509,7 @@ private:
                               {"bands", info_.bands},
                               {"checkpoint", utf8(options_.checkpoint.filename().string())},
                               {"checkpoint_sha256", checkpoint_hash_}};
-        return {{"biophony.format", "embeddings/0"},
+        std::map<std::string, std::string> all = {{"biophony.format", "embeddings/0"},
                 {"biophony.version", options_.program_version},
                 {"biophony.libtorch", std::string(libtorch_version())},
                 {"biophony.encoder", encoder.dump()},
@@ -513,6 +517,10 @@ private:
                 {"biophony.precision", options_.bfloat16 ? "bf16" : "float32"},
                 {"biophony.inputs", inputs.dump()},
                 {"biophony.skipped", skipped.dump()}};
+        if (options_.predictions)
+            if (const std::string labels = Checkpoint::open(options_.checkpoint).labels(); !labels.empty())
+                all["biophony.labels"] = labels;
+        return all;
     }
 
     void write_tensors() {

@@ -25,6 +25,7 @@ struct EmbedInput {
 struct EmbedOptions {
     std::string encoder;               ///< "encoder:beats"; empty: the one that the checkpoint names
     std::filesystem::path checkpoint;  ///< empty: for an encoder without weights
+    std::filesystem::path config;      ///< a file with the encoder's configuration, or empty: the checkpoint's own
     std::vector<EmbedInput> inputs;    ///< their paths
     double window_seconds = 0;         ///< 0 = one row for a whole file
     double hop_seconds = 0;
