@@ -52,6 +52,8 @@ void Optimiser::step(const at::Tensor& loss, double factor, double clip_norm, do
         if (tensors.empty()) continue;
         at::_fused_adamw_(tensors, gradients, first, second, {}, steps, group.learning_rate * factor, beta1, 0.999,
                           group.weight_decay, 1e-8, /*amsgrad=*/false, /*maximize=*/false);
+        // The fused step doesn't count as a change, and encoders keep what they made of weights that haven't changed.
+        for (const at::Tensor& tensor : tensors) tensor.unsafeGetTensorImpl()->bump_version();
     }
 }
 

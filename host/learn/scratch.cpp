@@ -24,7 +24,8 @@ at::Tensor scratch_tensor(const std::vector<int64_t>& shape, const std::filesyst
         ::unlink(name.c_str());
     }
     void* memory = MAP_FAILED;
-    if (::posix_fallocate(file, 0, static_cast<off_t>(bytes)) == 0)
+    // Not posix_fallocate, which writes zeros where the file system can't reserve.
+    if (::fallocate(file, 0, 0, static_cast<off_t>(bytes)) == 0)
         memory = ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
     ::close(file);  // the mapping keeps it
     if (memory == MAP_FAILED) return {};

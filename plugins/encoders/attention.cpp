@@ -10,7 +10,10 @@
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
 #include <ATen/ops/matmul.h>
+#include <ATen/ops/scaled_dot_product_attention.h>
 #include <ATen/ops/softmax.h>
+#include <ATen/ops/zeros.h>
+#include <c10/core/impl/LocalDispatchKeySet.h>
 #include <torch/csrc/autograd/custom_function.h>
 
 #include <cmath>
@@ -26,6 +29,7 @@ namespace {
 
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
+using WithoutAutocast = c10::impl::ExcludeDispatchKeyGuard;
 
 /// A key for dropout, from the generator that at::dropout would draw from.
 int64_t draw_key() {
@@ -65,6 +69,7 @@ struct FusedAttention : torch::autograd::Function<FusedAttention> {
 
     static at::Tensor forward(AutogradContext* context, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
                               const Maybe& the_bias, const Maybe& the_gate, const Maybe& the_padding, double share) {
+        const WithoutAutocast as_given(c10::autocast_dispatch_keyset);
         const at::Tensor bias = the_bias.value_or(at::Tensor()), gate = the_gate.value_or(at::Tensor()),
                          padding = the_padding.value_or(at::Tensor());
         const double scale = 1 / std::sqrt(static_cast<double>(q.size(3)));
@@ -80,6 +85,8 @@ struct FusedAttention : torch::autograd::Function<FusedAttention> {
     }
 
     static variable_list backward(AutogradContext* context, const variable_list& gradients) {
+        TORCH_CHECK(!at::GradMode::is_enabled(), "attention has no second derivative here");
+        const WithoutAutocast as_given(c10::autocast_dispatch_keyset);
         const variable_list saved = context->get_saved_variables();
         const at::Tensor &q = saved[0], &k = saved[1], &v = saved[2], &bias = saved[3], &gate = saved[4],
                          &padding = saved[5], &probabilities = saved[6];
@@ -113,6 +120,7 @@ struct FusedDropout : torch::autograd::Function<FusedDropout> {
         return dropped(x, share, key);
     }
     static variable_list backward(AutogradContext* context, const variable_list& gradients) {
+        TORCH_CHECK(!at::GradMode::is_enabled(), "dropout has no second derivative here");
         return {dropped(gradients[0], context->saved_data["share"].toDouble(), context->saved_data["key"].toInt()), {}};
     }
     static at::Tensor dropped(const at::Tensor& x, double share, int64_t key) {
@@ -133,21 +141,26 @@ at::Tensor Attend::operator()(const at::Tensor& q, const at::Tensor& k, const at
         return FusedAttention::apply(q, k, v, dense(bias, at::kFloat), dense(gate, at::kFloat),
                                      dense(padding, at::kBool), dropout);
     }
-    // Other devices and types: in LibTorch's words.
+    // Other devices and types: LibTorch's own, fused where it can be.
     const double scale = 1 / std::sqrt(static_cast<double>(q.size(3)));
-    at::Tensor scores;
-    if (q.scalar_type() == at::kHalf) {  // keeps the products within the range of half precision
-        scores = at::matmul(q * (scale / 32), k.transpose(2, 3));
-        scores = (scores - scores.amax(-1, true)) * 32;
-    } else {
-        scores = at::matmul(q * scale, k.transpose(2, 3));
+    const double lowest = -std::numeric_limits<double>::infinity();
+    if (q.scalar_type() != at::kHalf) {
+        std::optional<at::Tensor> mask;
+        if (bias.defined()) mask = (gate.defined() ? gate * bias : bias.unsqueeze(0)).to(q.scalar_type());
+        if (padding.defined()) {
+            if (!mask) mask = at::zeros({1, 1, 1, k.size(2)}, q.options());
+            mask = mask->masked_fill(padding.unsqueeze(1).unsqueeze(2), lowest);
+        }
+        return at::scaled_dot_product_attention(q, k, v, mask, dropout, false, scale);
     }
+    // Half precision: the factor 32 keeps the products within its range (BEATs, backbone.py).
+    at::Tensor scores = at::matmul(q * (scale / 32), k.transpose(2, 3));
+    scores = (scores - scores.amax(-1, true)) * 32;
     if (bias.defined()) {
         const at::Tensor offset = bias.to(scores.scalar_type());
         scores = gate.defined() ? at::addcmul(scores, gate.to(scores.scalar_type()), offset) : scores + offset;
     }
-    if (padding.defined())
-        scores = scores.masked_fill(padding.unsqueeze(1).unsqueeze(2), -std::numeric_limits<double>::infinity());
+    if (padding.defined()) scores = scores.masked_fill(padding.unsqueeze(1).unsqueeze(2), lowest);
     return at::matmul(at::dropout(at::softmax(scores, -1), dropout, dropout > 0), v);
 }
 

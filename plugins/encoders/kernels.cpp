@@ -2,8 +2,9 @@
 
 #include <algorithm>
 #include <bit>
-#include <cstring>
+#include <cstdlib>
 #include <limits>
+#include <string_view>
 #include <thread>
 #include <type_traits>
 #include <vector>
@@ -52,7 +53,7 @@ BPH_INLINE float exponential(float x) {
     p = p * r * r + r + 1.0F;
     const uint32_t power = (std::bit_cast<uint32_t>(shifted) - std::bit_cast<uint32_t>(kShift)) << 23;
     const float y = std::bit_cast<float>(std::bit_cast<uint32_t>(p) + power);
-    return x < -87.0F ? 0.0F : y;
+    return x < -87.0F ? 0.0F : x == x ? y : x;  // a NaN stays one
 }
 
 /// 32 well-mixed bits of an index: Wellons' "lowbias32".
@@ -252,7 +253,11 @@ enum class Class { kPlain, kAvx2, kAvx512 };
 Class processor() {
 #if defined(__x86_64__)
     static const Class found = [] {
-        if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+        // For tests: the loops of lesser processors.
+        const char* wanted = std::getenv("BIOPHONY_VECTORS");
+        if (wanted != nullptr && std::string_view(wanted) == "plain") return Class::kPlain;
+        const bool below_512 = wanted != nullptr && std::string_view(wanted) == "avx2";
+        if (!below_512 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
             __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"))
             return Class::kAvx512;
         return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") ? Class::kAvx2 : Class::kPlain;

@@ -8,6 +8,7 @@
 #include <ATen/ops/fft_irfft.h>
 #include <ATen/ops/fft_rfft.h>
 #include <ATen/ops/matmul.h>
+#include <c10/core/InferenceMode.h>
 #include <c10/core/impl/LocalDispatchKeySet.h>
 
 #include <algorithm>
@@ -26,8 +27,15 @@ int64_t points_for(int64_t taps) {
     return 2 * static_cast<int64_t>(std::bit_ceil(static_cast<uint64_t>(std::max<int64_t>(taps, 8))));
 }
 
-/// Cosines, then sines, of 2π f k / n: (2F, taps) float32.
-at::Tensor waves(int64_t n, int64_t taps) {
+/// Cosines, then sines, of 2π f k / n: (2F, taps) float32. The last one is kept, for each thread.
+at::Tensor waves(int64_t n, int64_t taps, at::Device device) {
+    struct Kept {
+        int64_t n = 0, taps = 0;
+        at::Tensor values;
+    };
+    thread_local Kept kept;
+    if (kept.n == n && kept.taps == taps && kept.values.device() == device) return kept.values;
+    const c10::InferenceMode ordinary(false);
     const int64_t frequencies = n / 2 + 1;
     at::Tensor out = at::empty({2 * frequencies, taps}, at::kFloat);
     float* to = out.mutable_data_ptr<float>();
@@ -38,7 +46,8 @@ at::Tensor waves(int64_t n, int64_t taps) {
             to[f * taps + k] = static_cast<float>(std::cos(angle));
             to[(frequencies + f) * taps + k] = static_cast<float>(std::sin(angle));
         }
-    return out;
+    kept = {n, taps, out.to(device)};
+    return kept.values;
 }
 
 }  // namespace
@@ -50,7 +59,7 @@ at::Tensor kernel_spectrum(const at::Tensor& kernel, int64_t groups) {
         kernel.to(at::kFloat).reshape({groups, channels, channels, taps}).permute({3, 0, 2, 1}).reshape({taps, -1});
     // A matrix product rather than a transform: it leaves the frequencies outermost, where bmm wants them. A
     // correlation needs the spectrum's conjugate, hence +sin.
-    const at::Tensor parts = at::matmul(waves(n, taps).to(kernel.device()), by_tap);
+    const at::Tensor parts = at::matmul(waves(n, taps, kernel.device()), by_tap);
     return at::complex(parts.narrow(0, 0, frequencies), parts.narrow(0, frequencies, frequencies))
         .reshape({frequencies * groups, channels, channels});
 }

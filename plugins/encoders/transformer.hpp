@@ -4,6 +4,7 @@
 
 #include <ATen/ATen.h>
 #include <ATen/CPUGeneratorImpl.h>
+#include <c10/core/InferenceMode.h>
 #include <torch/nn/module.h>
 
 #include <array>
@@ -66,9 +67,14 @@ private:
         auto made = [&] {
             return kernel_spectrum(weight_v * (weight_g / weight_v.square().sum({0, 1}, true).sqrt()), groups);
         };
-        if (at::GradMode::is_enabled() || weight_v.is_inference()) return made();
+        if (at::GradMode::is_enabled() || weight_v.is_inference() || weight_g.is_inference()) {
+            spectrum_.reset();  // weights are about to change
+            return made();
+        }
         if (const int64_t version = weight_v._version() + weight_g._version();
             !spectrum_.defined() || version_ != version || spectrum_.device() != weight_v.device()) {
+            const c10::InferenceMode ordinary(false);
+            const at::NoGradGuard no_grad;
             spectrum_ = made();
             version_ = version;
         }

@@ -22,13 +22,8 @@ THREADS = int(os.environ.get("BIOPHONY_BENCH_THREADS", os.cpu_count()))
 PEER = os.environ.get("BIOPHONY_PEER_BEATS")
 
 
-def output(command, threads):
-    environment = {
-        **os.environ,
-        "OMP_NUM_THREADS": str(threads),
-        "MKL_NUM_THREADS": str(threads),
-        "OMP_WAIT_POLICY": "PASSIVE",
-    }
+def output(command, threads, **more):
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads), **more}
     done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True)
     if done.returncode:
         sys.exit(f"failed: {' '.join(command)}")
@@ -40,6 +35,7 @@ def ours(mode, batch, seconds, precision, repeats, threads, checkpoint):
         ["build/bin/bench_encoder", "build/plugins", json.dumps(CONFIG), mode, str(batch), str(seconds), precision]
         + [str(repeats), str(threads), checkpoint],
         threads,
+        OMP_WAIT_POLICY="PASSIVE",  # as our program sets it for itself
     )
 
 

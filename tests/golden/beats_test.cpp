@@ -1,3 +1,7 @@
+#include <ATen/autocast_mode.h>
+
+#include <functional>
+
 #include "golden.hpp"
 
 #include <cstdint>
@@ -51,6 +55,22 @@ void fill_by_formula(at::Tensor tensor, const std::string& name) {
         v ^= v >> 13;
         out[i] = static_cast<float>(offset + scale * (v / 4294967296.0 - 0.5));
     }
+}
+
+/// The full-size encoder with the formula's weights.
+std::shared_ptr<beats::Beats> full_encoder() {
+    const auto json = nlohmann::json::parse(text("tests/golden/beats/beats_full_formula.json"));
+    const beats::BeatsFactory factory;
+    const auto encoder = std::dynamic_pointer_cast<beats::Beats>(
+        factory.create(factory.from_checkpoint_config(json["cfg"].dump(), "{}")));
+    const at::NoGradGuard no_grad;
+    constexpr const char* kTable = "encoder.layers.0.self_attn.relative_attention_bias.weight";
+    for (const auto& item : encoder->named_parameters())
+        fill_by_formula(item.value(), item.key() == kTable
+                                          ? "encoder.layers.11.self_attn.relative_attention_bias.weight"
+                                          : item.key());
+    encoder->eval();
+    return encoder;
 }
 
 }  // namespace
@@ -140,9 +160,7 @@ TEST_CASE("the small encoders agree with the reference", "[beats]") {
 
 TEST_CASE("the full encoder has the published names and agrees with the reference", "[beats]") {
     const auto json = nlohmann::json::parse(text("tests/golden/beats/beats_full_formula.json"));
-    const beats::BeatsFactory factory;
-    const auto encoder = std::dynamic_pointer_cast<beats::Beats>(
-        factory.create(factory.from_checkpoint_config(json["cfg"].dump(), "{}")));
+    const auto encoder = full_encoder();
     const auto parameters = encoder->named_parameters();
 
     std::map<std::string, std::vector<int64_t>> expected, found;
@@ -160,12 +178,6 @@ TEST_CASE("the full encoder has the published names and agrees with the referenc
     CHECK(values == 90311792);
 
     const at::NoGradGuard no_grad;
-    constexpr const char* kTable = "encoder.layers.0.self_attn.relative_attention_bias.weight";
-    for (const auto& item : parameters)
-        fill_by_formula(item.value(), item.key() == kTable
-                                          ? "encoder.layers.11.self_attn.relative_attention_bias.weight"
-                                          : item.key());
-    encoder->eval();
     const auto io = golden::read("beats_full_formula.io.safetensors").tensors;
     const auto layers = encoder->layers(io.at("fbank"), std::nullopt);
     REQUIRE(layers.size() == 13);
@@ -176,6 +188,30 @@ TEST_CASE("the full encoder has the published names and agrees with the referenc
     CHECK(difference(frames.narrow(1, 240, 8), io.at("features_last8")) < 2e-4);
     CHECK(difference(frames.mean(1), io.at("features_mean")) < 2e-4);
     CHECK(difference(frames.norm(2, {2}) / io.at("features_norm"), at::ones({1, 248})) < 2e-4);
+}
+
+TEST_CASE("features in bfloat16 point where those of float32 do", "[beats]") {
+    auto cosine = [](const std::function<at::Tensor()>& frames) {
+        const at::Tensor expected = frames().to(at::kDouble).mean(1);
+        at::autocast::set_autocast_dtype(at::kCPU, at::kBFloat16);
+        at::autocast::set_autocast_enabled(at::kCPU, true);
+        const at::Tensor found = frames();
+        at::autocast::clear_cache();
+        at::autocast::set_autocast_enabled(at::kCPU, false);
+        return at::cosine_similarity(found.to(at::kDouble).mean(1), expected, 1).min().item<double>();
+    };
+    const bool with_gradients = GENERATE(false, true);
+    const at::AutoGradMode mode(with_gradients);
+    for (const std::string name : {"beats_small", "beats_small_finetuned"}) {
+        INFO(name << ", gradients " << with_gradients);
+        const auto encoder = golden::encoder(golden::read(name + ".weights.safetensors"));
+        const at::Tensor features = golden::read(name + ".io.safetensors").tensors.at("fbank");
+        CHECK(cosine([&] { return encoder->frames(features, std::nullopt); }) > 0.999);
+    }
+    if (with_gradients) return;
+    const auto encoder = full_encoder();
+    const at::Tensor features = golden::read("beats_full_formula.io.safetensors").tensors.at("fbank");
+    CHECK(cosine([&] { return encoder->frames(features, std::nullopt); }) > 0.999);
 }
 
 TEST_CASE("relative positions fall into the reference's buckets", "[beats]") {

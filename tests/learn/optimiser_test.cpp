@@ -10,8 +10,23 @@
 
 #include "base/error.hpp"
 #include "learn/scratch.hpp"
+#include "tasks/torch_runtime.hpp"
 
 using namespace biophony;
+
+extern "C" const TorchRuntime* biophony_torch_runtime();
+
+namespace {
+
+const Registry& registry() {
+    static const Registry plugins = [] {
+        set_torch_hooks({.open_torch = [] {}, .abi_mismatch = biophony_torch_runtime()->abi_mismatch});
+        return Registry({std::filesystem::path(BPH_BUILD_DIR) / "plugins"}, false);
+    }();
+    return plugins;
+}
+
+}  // namespace
 
 TEST_CASE("a step is that of LibTorch's AdamW, group by group") {
     at::manual_seed(1);
@@ -55,6 +70,39 @@ TEST_CASE("what has no gradient in a step stays as it is") {
     // Its first step is a first step: of the rate's size whatever the gradient.
     optimiser.step(b.sum() * 1e-3, 1, 10);
     CHECK(b.sub(1 - 0.1 * 0.5 - 0.1).abs().max().item<double>() < 1e-4);
+}
+
+TEST_CASE("an encoder that was heard before a step is heard anew after it") {
+    const Registry& plugins = registry();
+    const Json params = {{"encoder_layers", 2},         {"encoder_embed_dim", 32}, {"encoder_ffn_embed_dim", 64},
+                         {"encoder_attention_heads", 2}, {"embed_dim", 16},         {"conv_pos", 16},
+                         {"conv_pos_groups", 2},         {"window_seconds", 1}};
+    LoadedEncoder encoder = make_encoder(plugins.require("encoder:beats"), params, 1);
+    Encoder& module = *encoder.module;
+    const at::Tensor features = module.features(at::randn({2, 16000}));
+    auto heard = [&](Encoder& which) {
+        const at::NoGradGuard no_grad;
+        which.eval();
+        return which.frames(features, std::nullopt);
+    };
+    const at::Tensor before = heard(module);
+    const DecayGroups parameters(module);
+    Optimiser optimiser({{parameters.decayed, 0.05, 0}, {parameters.plain, 0.05, 0}});
+    at::Tensor loss = module.frames(features, std::nullopt).square().mean() * module.frames(features, std::nullopt).mean();
+    heard(module);  // between the forward pass and the step, as late as can be
+    optimiser.step(loss, 1, 1);
+    const at::Tensor after = heard(module);
+    LoadedEncoder fresh = make_encoder(plugins.require("encoder:beats"), params, 2);
+    {
+        const at::NoGradGuard no_grad;
+        const auto to = fresh.module->named_parameters();
+        for (const auto& item : module.named_parameters()) {
+            at::Tensor target = to[item.key()];
+            target.copy_(item.value());
+        }
+    }
+    CHECK(at::equal(heard(*fresh.module), after));
+    CHECK_FALSE(at::equal(after, before));
 }
 
 TEST_CASE("scratch memory holds what is written, and no file is left") {

@@ -3,7 +3,7 @@
 #include <ATen/ATen.h>
 #include <ATen/CPUGeneratorImpl.h>
 #include <ATen/Parallel.h>
-#include <ATen/autocast_mode.h>
+#include <c10/core/InferenceMode.h>
 
 #include <algorithm>
 #include <array>
@@ -237,6 +237,7 @@ at::Tensor Beats::position_bias(int64_t tokens) {
     if (!config_.relative_position_embedding) return {};
     const at::Tensor& table = blocks_.front()->self_attn->relative_attention_bias->weight;
     if (!buckets_.defined() || buckets_.size(0) != tokens || buckets_.device() != table.device()) {
+        const c10::InferenceMode ordinary(false);  // kept for training, too
         at::Tensor buckets = at::empty({tokens, tokens}, at::kLong);
         int64_t* row = buckets.mutable_data_ptr<int64_t>();
         std::vector<int64_t> line;  // of key - query = 1 - tokens … tokens - 1
@@ -248,8 +249,13 @@ at::Tensor Beats::position_bias(int64_t tokens) {
         bias_.reset();
     }
     auto bias = [&] { return at::embedding(table, buckets_).permute({2, 0, 1}).contiguous(); };
-    if (at::GradMode::is_enabled() || table.is_inference()) return bias();
+    if (at::GradMode::is_enabled() || table.is_inference()) {
+        bias_.reset();  // the table is about to change
+        return bias();
+    }
     if (!bias_.defined() || bias_version_ != table._version()) {
+        const c10::InferenceMode ordinary(false);
+        const at::NoGradGuard no_grad;
         bias_ = bias();
         bias_version_ = table._version();
     }
@@ -261,7 +267,7 @@ at::Tensor Beats::frame_padding(const at::Tensor& features, const at::Tensor& pa
     const int64_t tokens = frames / patch * (FilterBank::kMels / patch);
     if (padding.dim() != 2 || padding.size(0) != features.size(0) || padding.size(1) < frames)
         throw sdk::Error("the padding mask doesn't fit the features: expected (clips, samples), true = padded");
-    const at::Tensor mask = padding.to(features.device(), at::kBool);
+    const at::Tensor mask = padding.to(at::kBool);
     if (config_.padding_mask == "reference") return all_of_shares(all_of_shares(mask, frames), tokens);
     // A patch covers `patch` windows of 400 samples, 160 apart; all bands of an instant have the same samples.
     const int64_t samples = FilterBank::kLength + (patch - 1) * FilterBank::kHop, bands = FilterBank::kMels / patch;
@@ -274,9 +280,10 @@ at::Tensor Beats::frame_padding(const at::Tensor& features, const at::Tensor& pa
 
 at::Tensor Beats::padded_tokens(const at::Tensor& features, const std::optional<at::Tensor>& padding) const {
     if (!padding) return {};
+    // Decided where the mask lies: one on the host makes nobody wait for a device.
     const at::Tensor padded = frame_padding(features, *padding);
     if (padded.all(1).any().item<bool>()) throw sdk::Error("a clip of the batch is padding from end to end");
-    return padded.any().item<bool>() ? padded : at::Tensor();
+    return padded.any().item<bool>() ? padded.to(features.device()) : at::Tensor();
 }
 
 at::Tensor Beats::run(const at::Tensor& embedded, const at::Tensor& padded, std::vector<at::Tensor>* hidden) {

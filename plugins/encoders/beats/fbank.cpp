@@ -3,8 +3,10 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <cstdlib>
 #include <cstring>
 #include <numbers>
+#include <string_view>
 
 namespace biophony::beats {
 
@@ -272,7 +274,10 @@ struct FilterBank::Work {
 void FilterBank::compute(const float* wave, int64_t first, int64_t last, float mean, float divisor, float* out) const {
     const Work work{*this, wave, first, last, mean, divisor, out};
 #ifdef __x86_64__
-    static const bool kAvx2 = __builtin_cpu_supports("avx2") != 0;
+    static const bool kAvx2 = [] {
+        const char* wanted = std::getenv("BIOPHONY_VECTORS");  // "plain" for tests, as in ../kernels.hpp
+        return __builtin_cpu_supports("avx2") != 0 && (wanted == nullptr || std::string_view(wanted) != "plain");
+    }();
     if (kAvx2) return work.avx2();
 #endif
     work.plain();
