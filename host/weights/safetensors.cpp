@@ -445,8 +445,6 @@ SafetensorsWriter::SafetensorsWriter(fs::path path, std::vector<Tensor> tensors,
                     fmt::format("the header would have {} bytes, the format allows {}", header.size(), kMaxHeader),
                     {.file = path_.string()});
     data_begin_ = 8 + header.size();
-    regions_ = std::vector<std::atomic<uint64_t>>((data_begin_ + total) / kRegion + 1);
-    regions_[0] = std::min(data_begin_, kRegion);
 
     std::error_code problem;
     if (path_.has_parent_path()) fs::create_directories(path_.parent_path(), problem);
@@ -462,6 +460,8 @@ SafetensorsWriter::SafetensorsWriter(fs::path path, std::vector<Tensor> tensors,
         const auto size = static_cast<off_t>(data_begin_ + total);
         if (::fallocate(fd_, 0, 0, size) != 0 && (errno == ENOSPC || errno == EFBIG || errno == EDQUOT))
             throw_errno(fmt::format("reserve {} bytes", size), path_);
+        regions_ = std::vector<std::atomic<uint64_t>>((data_begin_ + total) / kRegion + 1);
+        regions_[0] = std::min(data_begin_, kRegion);
         const uint64_t length = header.size();
         write_all(fd_, path_, 0, std::as_bytes(std::span(&length, 1)));
         write_all(fd_, path_, 8, std::as_bytes(std::span(header)));

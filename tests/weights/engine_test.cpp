@@ -34,9 +34,9 @@ fs::path plain(const Setup& setup, const EncoderFile& model, const std::string& 
     std::vector<SafetensorsWriter::Tensor> announced;
     for (const auto& [tensor, values] : model.values) {
         const auto shape = model.shapes.find(tensor);
-        announced.push_back({tensor, dtype,
-                             shape == model.shapes.end() ? std::vector<int64_t>{static_cast<int64_t>(values.size())}
-                                                         : shape->second});
+        announced.push_back(
+            {tensor, dtype,
+             shape == model.shapes.end() ? std::vector<int64_t>{static_cast<int64_t>(values.size())} : shape->second});
     }
     for (const auto& [tensor, values] : model.integers)
         announced.push_back({tensor, DType::kI64, {static_cast<int64_t>(values.size())}});
@@ -279,8 +279,9 @@ TEST_CASE("all that is wrong with the inputs is told at once, before anything is
     wrong.integers["steps"] = {1, 2, 3};
     const fs::path bad = plain(setup, wrong, "bad");
     const size_t files = setup.folder.files();
-    const std::string error =
-        error_of([&] { merge(setup.base, {setup.vectors[0], bad, setup.folder / "none"}, {mean()}, setup.out, {}); });
+    const std::string error = error_of([&] {
+        merge(setup.base, {setup.vectors[0], bad, setup.folder / "none"}, {mean()}, setup.out, {});
+    });
     CHECK(setup.folder.files() == files);
     for (const char* text :
          {"5 problems", "bad: lacks the tensor 'b.bias'", "bad: has the tensor 'd'", "tensor 'a' is F32 [100, 50]",
@@ -314,8 +315,8 @@ TEST_CASE("kernels: widening and rounding, every value of 16 bits, and lengths t
                 wrong += std::isfinite(wide[i]) ? 1 : 0;
                 continue;
             }
-            const double magnitude = exponent == 0 ? std::ldexp(fraction, 1 - bias)
-                                                   : std::ldexp(1 + fraction, exponent - bias);
+            const double magnitude =
+                exponent == 0 ? std::ldexp(fraction, 1 - bias) : std::ldexp(1 + fraction, exponent - bias);
             wrong += double{wide[i]} == (i >> 15 != 0 ? -magnitude : magnitude) ? 0 : 1;
             // Back again, and what lies between two neighbours goes to the nearer, a tie to the even one.
             const auto back = [&](float value) {

@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <array>
 #include <biophony/merger.hpp>
+#include <bit>
 #include <cmath>
 
 namespace sdk = biophony::sdk;
@@ -12,8 +13,7 @@ namespace {
 class RandomDrop : public sdk::Merger {
 public:
     explicit RandomDrop(const sdk::Params& params)
-        : least_(least(params.at("p"))),
-          rescale_(static_cast<float>(1 / (1 - params.at("p").get<double>()))) {}
+        : least_(least(params.at("p"))), rescale_(static_cast<float>(1 / (1 - params.at("p").get<double>()))) {}
 
     /// Keeps where a uniform number is p or more: where its bits are ceil(p · 2³²) or more.
     void element(const sdk::Tile& tile) const override {
@@ -24,9 +24,10 @@ public:
         for (size_t done = 0; done < tile.size(); done += bits.size()) {
             const size_t count = std::min(bits.size(), tile.size() - done);
             random.bits(tile.offset() + done, std::span(bits).first(count));
+            // Masks, as a branch that is taken by chance would cost more than the random numbers.
             for (size_t k = 0; k < count; ++k) {
-                const float scaled = delta[done + k] * rescale_;
-                out[done + k] = bits[k] >= least_ ? scaled : 0.0F;
+                const uint32_t keep = bits[k] >= least_ ? ~0U : 0U;
+                out[done + k] = std::bit_cast<float>(std::bit_cast<uint32_t>(delta[done + k] * rescale_) & keep);
             }
         }
     }

@@ -15,6 +15,11 @@ uint32_t magnitude_bits(float value) {
     return std::bit_cast<uint32_t>(std::fabs(value));
 }
 
+/// The value, or 0; without a branch, which goes by chance here and would cost more than all else.
+float masked(float value, bool keep) {
+    return std::bit_cast<float>(std::bit_cast<uint32_t>(value) & (keep ? ~0U : 0U));
+}
+
 /// Counts by a 16-bit part of the magnitudes' bits. Narrow counters, so that those in use stay in the nearest cache;
 /// they are emptied into wide ones long before they are full.
 class Bins {
@@ -135,7 +140,7 @@ public:
         const float* delta = tile.expert(0).data();
         float* out = tile.out().data();
         for (size_t k = 0, size = tile.size(); k < size; ++k)
-            out[k] = std::fabs(delta[k]) >= threshold ? delta[k] : 0.0F;
+            out[k] = masked(delta[k], std::fabs(delta[k]) >= threshold);
     }
 
 private:
@@ -176,7 +181,7 @@ public:
         float* out = tile.out().data();
         const float threshold = quantile(tile.expert(0));
         for (size_t k = 0, size = tile.size(); k < size; ++k)
-            out[k] = std::fabs(delta[k]) >= threshold ? delta[k] : 0.0F;
+            out[k] = masked(delta[k], std::fabs(delta[k]) >= threshold);
     }
 
 private:
@@ -202,7 +207,7 @@ void keep_signs(const sdk::Tile& tile, size_t begin, size_t count, const float* 
     for (size_t i = 0; i < tile.experts(); ++i) {
         const float* values = tile.expert(i).data() + begin;
         float* out = tile.out(i).data() + begin;
-        for (size_t k = 0; k < count; ++k) out[k] = values[k] * elected[k] > 0 ? values[k] : 0.0F;
+        for (size_t k = 0; k < count; ++k) out[k] = masked(values[k], values[k] * elected[k] > 0);
     }
 }
 
@@ -266,15 +271,17 @@ public:
 
     void element(const sdk::Tile& tile) const override {
         for_runs(tile, [&](size_t begin, size_t count) {
-            std::array<float, kRun> signs{};
+            std::array<int32_t, kRun> votes{};
             for (size_t i = 0; i < tile.experts(); ++i) {
                 const float* values = tile.expert(i).data() + begin;
-                for (size_t k = 0; k < count; ++k) signs[k] += static_cast<float>((values[k] > 0) - (values[k] < 0));
+                for (size_t k = 0; k < count; ++k)
+                    votes[k] += static_cast<int32_t>(values[k] > 0) - static_cast<int32_t>(values[k] < 0);
             }
+            std::array<float, kRun> signs;
             const float* first = tile.expert(0).data() + begin;
             for (size_t k = 0; k < count; ++k) {
-                const float votes = signs[k] != 0 ? signs[k] : first[k];
-                signs[k] = static_cast<float>((votes > 0) - (votes < 0));
+                const float elected = votes[k] != 0 ? static_cast<float>(votes[k]) : first[k];
+                signs[k] = static_cast<float>((elected > 0) - (elected < 0));
             }
             keep_signs(tile, begin, count, signs.data());
         });
@@ -290,15 +297,17 @@ public:
         const auto scale = static_cast<float>(shrink_ ? lambda_ / static_cast<double>(tile.experts()) : lambda_);
         float* out = tile.out().data();
         for_runs(tile, [&](size_t begin, size_t count) {
-            std::array<float, kRun> sums{}, counts{};
+            std::array<float, kRun> sums{};
+            std::array<int32_t, kRun> counts{};
             for (size_t i = 0; i < tile.experts(); ++i) {
                 const float* values = tile.expert(i).data() + begin;
                 for (size_t k = 0; k < count; ++k) {
                     sums[k] += values[k];
-                    counts[k] += values[k] != 0 ? 1.0F : 0.0F;
+                    counts[k] += static_cast<int32_t>(values[k] != 0);
                 }
             }
-            for (size_t k = 0; k < count; ++k) out[begin + k] = scale * (sums[k] / std::max(counts[k], 1.0F));
+            for (size_t k = 0; k < count; ++k)
+                out[begin + k] = scale * (sums[k] / static_cast<float>(std::max(counts[k], 1)));
         });
     }
 
