@@ -15,6 +15,22 @@ uint32_t magnitude_bits(float value) {
     return std::bit_cast<uint32_t>(std::fabs(value));
 }
 
+/// Calls `body` with the bits of each magnitude whose upper half is this. Few have it: whole runs without one are
+/// passed over.
+template <class Body>
+void for_upper(std::span<const float> values, uint32_t upper, Body&& body) {
+    constexpr size_t kRun = 32;
+    for (size_t begin = 0; begin < values.size(); begin += kRun) {
+        const float* run = values.data() + begin;
+        const size_t size = std::min(kRun, values.size() - begin);
+        uint32_t found = 0;
+        for (size_t k = 0; k < size; ++k) found |= magnitude_bits(run[k]) >> 16 == upper ? ~0U : 0U;
+        if (found == 0) continue;
+        for (size_t k = 0; k < size; ++k)
+            if (const uint32_t bits = magnitude_bits(run[k]); bits >> 16 == upper) body(bits);
+    }
+}
+
 /// The value, or 0; without a branch, which goes by chance here and would cost more than all else.
 float masked(float value, bool keep) {
     return std::bit_cast<float>(std::bit_cast<uint32_t>(value) & (keep ? ~0U : 0U));
@@ -65,7 +81,7 @@ public:
             if (upper_ == nullptr)
                 for (const float value : tile.expert(i)) ++bins[magnitude_bits(value) >> 16];
             else
-                count_lower(tile.expert(i), upper_->experts_[expert].bin, bins);
+                for_upper(tile.expert(i), upper_->experts_[expert].bin, [&](uint32_t bits) { ++bins[bits & 0xFFFF]; });
         }
     }
     void join(const sdk::Observation& later) override {
@@ -107,20 +123,6 @@ private:
         if (experts_[expert].bins.empty()) experts_[expert].bins.resize(bins());
         return experts_[expert];
     }
-    /// Few values have the upper half that is looked for: whole runs without one are passed over.
-    static void count_lower(std::span<const float> values, uint32_t upper, uint32_t* bins) {
-        constexpr size_t kRun = 32;
-        for (size_t begin = 0; begin < values.size(); begin += kRun) {
-            const float* run = values.data() + begin;
-            const size_t size = std::min(kRun, values.size() - begin);
-            uint32_t found = 0;
-            for (size_t k = 0; k < size; ++k) found |= magnitude_bits(run[k]) >> 16 == upper ? ~0U : 0U;
-            if (found == 0) continue;
-            for (size_t k = 0; k < size; ++k)
-                if (const uint32_t bits = magnitude_bits(run[k]); bits >> 16 == upper) ++bins[bits & 0xFFFF];
-        }
-    }
-
     double density_;
     const MagnitudeRank* upper_;
     std::vector<Count> experts_;
@@ -154,19 +156,30 @@ public:
     explicit Magnitudes(std::span<const float> values) : values_(values), bins_(1 << 15) {
         for (const float value : values) ++bins_[magnitude_bits(value) >> 16];
     }
-    float of_rank(size_t rank) const {
+    /// The one of this rank, and the next one (the same where there is none).
+    std::pair<float, float> of_rank(size_t rank) const {
         uint32_t bin = 0;
         while (bins_[bin] <= rank) rank -= bins_[bin++];
-        std::vector<uint32_t> in_bin;
-        in_bin.reserve(bins_[bin]);
-        for (const float value : values_)
-            if (const uint32_t bits = magnitude_bits(value); bits >> 16 == bin) in_bin.push_back(bits);
+        std::vector<uint32_t> in_bin = of_bin(bin);
         const auto found = in_bin.begin() + static_cast<std::ptrdiff_t>(rank);
         std::nth_element(in_bin.begin(), found, in_bin.end());
-        return std::bit_cast<float>(*found);
+        uint32_t next = *found;
+        if (found + 1 != in_bin.end()) {
+            next = *std::min_element(found + 1, in_bin.end());
+        } else {
+            for (++bin; bin < bins_.size() && bins_[bin] == 0;) ++bin;
+            if (bin < bins_.size()) next = std::ranges::min(of_bin(bin));
+        }
+        return {std::bit_cast<float>(*found), std::bit_cast<float>(next)};
     }
 
 private:
+    std::vector<uint32_t> of_bin(uint32_t bin) const {
+        std::vector<uint32_t> out;
+        out.reserve(bins_[bin]);
+        for_upper(values_, bin, [&](uint32_t bits) { out.push_back(bits); });
+        return out;
+    }
     std::span<const float> values_;
     std::vector<uint64_t> bins_;
 };
@@ -191,9 +204,8 @@ private:
         const auto below = static_cast<size_t>(place);
         const double weight = place - std::floor(place);
         const Magnitudes magnitudes(delta);
-        const double low = magnitudes.of_rank(below);
-        const double high = weight > 0 ? magnitudes.of_rank(below + 1) : low;
-        return static_cast<float>(low + weight * (high - low));
+        const auto [low, high] = magnitudes.of_rank(below);
+        return static_cast<float>(low + weight * (double{high} - low));
     }
 
     double trim_;
