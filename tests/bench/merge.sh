@@ -29,14 +29,14 @@ elapsed() { # the seconds of a command
 merge() { # METHOD OUT EXPERT...
     local set=()
     case $1 in task-arithmetic) set=(--set lambda_sum=0.3) ;; esac
-    build/bin/biophony merge --method "$1" "${set[@]}" --threads "$threads" --base "$folder/base.safetensors" --out "$2" "${@:3}"
+    ${as:-} build/bin/biophony merge --method "$1" "${set[@]}" --threads "$threads" --base "$folder/base.safetensors" --out "$2" "${@:3}"
 }
 note() { printf '%s\n' "$2" >>"$folder/seconds.$1"; } # NAME SECONDS
 median() { sort -g "$folder/seconds.$1" | awk '{ x[NR] = $1 } END { print (x[int((NR + 1) / 2)] + x[int(NR / 2) + 1]) / 2 }'; }
 least() { sort -g "$folder/seconds.$1" | head -n 1; }
 
 methods=(average task-arithmetic dare ties.global ties.nihal2026)
-merge average "$folder/out" "${few[@]}" >/dev/null # plugins are looked at once
+merge average "$folder/out" "${few[@]}" >/dev/null 2>&1 # plugins are looked at once
 for ((round = 0; round < rounds; ++round)); do
     rm -f "$folder/copy" "$folder/out"
     read -r reading copying < <("$folder/floor" floor "$threads" "$folder/copy" "$folder/base.safetensors" "${experts[@]}")
@@ -67,7 +67,7 @@ row 'SHA-256 of a base, one thread' hash
 # Private memory, by the kernel's count, while a merge runs.
 peak() { # METHOD EXPERT...: MB
     local pid most=0 now
-    merge "$1" "$folder/out" "${@:2}" >/dev/null 2>&1 &
+    (as=exec && merge "$1" "$folder/out" "${@:2}") >/dev/null 2>&1 &
     pid=$!
     while kill -0 "$pid" 2>/dev/null; do
         now=$(awk '/^Private_/ { sum += $2 } END { print sum + 0 }' "/proc/$pid/smaps_rollup" 2>/dev/null || echo 0)
