@@ -17,12 +17,13 @@
  *           seen as (first dimension) × (all others)
  *   observe for "global": how many times all tensors are shown, 1 by default
  *   join    for "global": "ordered" (default), or "exact" where states join to the same whichever tensors each of them
- *           has seen: counts, sums of integers, extremes. Then there is one state a thread and nobody waits, which
- * costs least; otherwise there is one for each 4 194 304 elements, joined in order space   "delta" or "weight": what
- * the stage takes and gives needs   ["base"]: the base's weights beside the experts' values; ["linalg"]: the host's
- * linear algebra random  whether it draws random numbers preset  instead of all these: a list of stages, {"use":
- * "merger:…", "with": {…}}, for which the item stands. It has no code. {"parameter": "density"} as a value is the
- * item's own parameter of that name; each is used so.
+ *           has seen: counts, sums of integers, extremes. Then there is one state a thread, and nobody waits for
+ *           another; otherwise there is one for each 4 194 304 elements, joined in order
+ *   space   "delta" or "weight": what the stage takes and gives
+ *   needs   ["base"]: the base's weights beside the experts' values; ["linalg"]: the host's linear algebra
+ *   random  whether it draws random numbers
+ *   preset  instead of all these: a list of stages, {"use": "merger:…", "with": {…}}, for which the item stands. It has
+ *           no code. {"parameter": "density"} as a value is the item's own parameter of that name; each is used so.
  *
  * A parameter whose schema has "x-per-expert": true is an array with one entry per expert; the host checks its length.
  * None may be a file ("format": "path"): that isn't known yet.
