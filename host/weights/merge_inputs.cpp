@@ -1,6 +1,7 @@
 #include "weights/merge_inputs.hpp"
 
 #include <fmt/format.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 
 #include <algorithm>
@@ -93,6 +94,15 @@ void check_card(const MergeInputs& inputs, const SafetensorsFile& file, const En
                                        card.encoder == inputs.card->encoder ? " with another config" : ""));
 }
 
+/// Files stay open while they are merged, and there may be more of them than a process is given at first.
+void allow_files(size_t count) {
+    constexpr size_t kOthers = 128;
+    rlimit limit{};
+    if (::getrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_cur >= count + kOthers) return;
+    limit.rlim_cur = std::min<rlim_t>(limit.rlim_max, count + kOthers);
+    ::setrlimit(RLIMIT_NOFILE, &limit);
+}
+
 void check_out(const MergeInputs& inputs, const fs::path& out) {
     auto refuse = [&](const std::string& what) { throw Error(Code::kInvalid, what, {.file = out.string()}); };
     if (out.filename().empty()) refuse("is no name for a file to write");
@@ -161,6 +171,7 @@ MergeInputs open_inputs(const fs::path& base, const std::vector<fs::path>& exper
         else if (!format.empty())
             inputs.card = EncoderCard::from(*inputs.base);
     });
+    allow_files(experts.size());
     for (const fs::path& path : experts)
         collect([&] {
             SafetensorsFile file = SafetensorsFile::open(path);

@@ -50,7 +50,7 @@ for ((round = 0; round < rounds; ++round)); do
     note average-64 "$(elapsed merge average "$folder/out" "${many[@]}")"
     note nothing "$(elapsed build/bin/biophony merge --help)"
     rm -f "$folder/copy" "$folder/out"
-    note hash "$(elapsed openssl dgst -sha256 "$folder/base.safetensors")"
+    ! command -v openssl >/dev/null || note hash "$(elapsed openssl dgst -sha256 "$folder/base.safetensors")"
 done
 floor=$(median floor)
 row() { # LABEL NAME
@@ -62,7 +62,7 @@ row '  of it, reading all inputs' reading
 for method in "${methods[@]}"; do row "$method" "$method"; done
 row 'average, 64 experts' average-64
 row 'starting the program' nothing
-row 'SHA-256 of a base, one thread' hash
+[[ ! -f $folder/seconds.hash ]] || row 'SHA-256 of a base, one thread' hash
 
 # Private memory, by the kernel's count, while a merge runs.
 peak() { # METHOD EXPERT...: MB

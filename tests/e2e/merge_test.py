@@ -164,7 +164,24 @@ def computes(case):
     told = json.loads(read(case.out)[0]["biophony.stages"])
     check([s["use"] for s in told] == ["merger:random-drop", "merger:trim", "merger:elect", "merger:disjoint-mean"], told)
     check(told[0]["with"]["p"] == 0.5 and told[1]["with"]["density"] == 0.9, told)
+    # More experts than files that a process may open at first.
+    command = ["merge", "--method", "average", "--base", case.base, "--out", case.out]
+    for _ in range(100):
+        command += ["--expert", case.experts[0], "--expert", case.experts[1], "--expert", case.experts[2]]
+    result = folder_run_with_few_files(case, command)
+    check(result.returncode == 0, result.stderr)
+    many = values_of(read(case.out)[1], "encoder.layers.3.fc1.weight")
+    check(all(abs(a - b) < 1e-6 for a, b in zip(many, values_of(merged, "encoder.layers.3.fc1.weight"))), "300 experts")
     case.out.unlink()
+
+
+def folder_run_with_few_files(case, command):
+    import resource
+
+    def few():
+        resource.setrlimit(resource.RLIMIT_NOFILE, (100, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+
+    return case.folder.run(*command, preexec_fn=few)
 
 
 def plans(case):
