@@ -24,6 +24,7 @@ const Command kCommands[] = {
     {"check", "check a pipeline, all problems at once, without reading audio", check_command},
     {"plan", "say what a run would do with each node, and why", plan_command},
     {"embed", "make embeddings of sound files with an encoder", embed_command},
+    {"merge", "merge a base and experts, as files, into one file", merge_command},
     {"plugins", "list the plugins that are found, and those refused with the reason", plugins_command},
     {"inspect", "show an item (dataset:table), a library file or a checkpoint: what it is, what it holds",
      inspect_command},
@@ -87,7 +88,8 @@ int dispatch(const std::vector<std::string>& command_line) {
     std::vector<std::string> names;
     for (const Command& command : kCommands) {
         if (command_line[1] == command.name) {
-            if (command_line[1] == "run" || command_line[1] == "embed") set_thread_environment(command_line);
+            if (command_line[1] == "run" || command_line[1] == "embed" || command_line[1] == "merge")
+                set_thread_environment(command_line);
             if (command_line[1] == "probe" && command_line.size() != 3)
                 throw Error(Code::kInvalid, "Usage: biophony probe FILE");
             return command.run({command_line.begin() + 2, command_line.end()});
