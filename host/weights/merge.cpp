@@ -176,6 +176,7 @@ struct Plan {
     std::vector<uint64_t> shape;
     std::array<uint64_t, 2> matrix{};  ///< rows, columns
     uint64_t name_hash = 0;
+    uint32_t blocks = 0;    ///< of the encoder
     size_t whole_from = 0;  ///< the first stage that must see the tensor whole; the number of stages where none must
 
     bool whole_before(size_t stage) const { return whole_from < stage; }
@@ -207,11 +208,13 @@ struct Segment {
 class Worker {
 public:
     explicit Worker(const Job& job) : job_(job), values_(job.experts.size()), out_(1) {
-        for (const auto& stage : job.stages)
+        for (const auto& stage : job.stages) {
+            keeps_sources_ |= stage->traits.needs_experts;
             calls_.push_back(std::make_unique<PluginCall>(stage->name, stage->call_options([this] {
                 const auto tensor = static_cast<uint64_t>(at_.plan - job_.plans.data());
                 return LogBook::Place{0, tensor + 1, at_.first, logged_++};
             })));
+        }
     }
 
     const PluginCall& call(size_t stage) const { return *calls_[stage]; }
@@ -228,6 +231,11 @@ public:
         segment_ = segment;
         read(job_.base, *segment.plan->base, base_);
         for (size_t i = 0; i < values_.size(); ++i) read(job_.experts[i].file(), *segment.plan->deltas[i], values_[i]);
+        if (keeps_sources_) {
+            sources_.resize(values_.size());
+            for (size_t i = 0; i < values_.size(); ++i)
+                sources_[i].assign(values_[i].begin(), values_[i].begin() + static_cast<std::ptrdiff_t>(segment.count));
+        }
         live_ = values_.size();
         weights_ = false;
         for (size_t s = 0; s < stages; ++s) {
@@ -301,6 +309,9 @@ private:
         const Plan& plan = *segment_.plan;
         inputs_.clear();
         keys_.clear();
+        source_pointers_.clear();
+        if (stage.traits.needs_experts)
+            for (const auto& source : sources_) source_pointers_.push_back(source.data() + skip);
         for (size_t i = from; i < from + count; ++i) {
             inputs_.push_back(values_[i].data() + skip);
             if (stage.traits.random) keys_.push_back(mix(mix(stage.seed, plan.name_hash), i));
@@ -319,7 +330,10 @@ private:
                 .shape = plan.shape.data(),
                 .rank = static_cast<uint32_t>(plan.shape.size()),
                 .observed = nullptr,
-                .linalg = stage.traits.needs_linalg ? job_.options.linalg : nullptr};
+                .linalg = stage.traits.needs_linalg ? job_.options.linalg : nullptr,
+                .sources = stage.traits.needs_experts ? source_pointers_.data() : nullptr,
+                .source_count = static_cast<uint32_t>(source_pointers_.size()),
+                .block_count = plan.blocks};
     }
 
     /// Runs stage s on `count` experts from `from` into the first `results` of out_.
@@ -375,7 +389,9 @@ private:
     size_t live_ = 0;
     bool weights_ = false;
     std::vector<std::unique_ptr<PluginCall>> calls_;
-    std::vector<const float*> inputs_;
+    std::vector<std::vector<float>> sources_;  ///< the experts as they were read, where a stage needs them
+    bool keeps_sources_ = false;
+    std::vector<const float*> inputs_, source_pointers_;
     std::vector<float*> outs_;
     std::vector<uint64_t> keys_;
     Segment segment_{};
@@ -628,6 +644,9 @@ MergeReport merge_all(const std::filesystem::path& base_path, const std::vector<
         report.elements += tensor.elements();
         plans.push_back(std::move(plan));
     }
+    int32_t last_block = -1;
+    for (const Plan& plan : plans) last_block = std::max(last_block, plan.block);
+    for (Plan& plan : plans) plan.blocks = static_cast<uint32_t>(last_block) + 1;
     for (const auto& stage : instances)
         if (stage->traits.scope == Scope::kMatrix &&
             std::none_of(plans.begin(), plans.end(), [&](const Plan& plan) { return stage->takes_matrix(plan.role); }))
