@@ -150,7 +150,7 @@ private:
         std::vector<void*> observed;  ///< of each pass
 
         bool transform() const { return host.about_.at("stage") == "transform"; }
-        bool all() const { return host.about_.value("experts", "one") == "all"; }
+        bool all() const { return host.about_.value("experts", Json()) == "all"; }
         size_t experts() const { return in.at(0).experts.size(); }
 
         std::vector<StageTensor> run() {
@@ -300,8 +300,11 @@ public:
         fill(items_.at(id), params);
         for (const Json& part : merger.at("preset")) {
             Json with = part.value("with", Json::object());
-            for (auto& value : with)
-                if (value.is_object()) value = params.at(value.at("parameter").get<std::string>());
+            for (auto value = with.begin(); value != with.end();) {
+                const auto own = value->is_object() ? params.find(value->at("parameter").get<std::string>()) : value;
+                if (value->is_object() && own != params.end()) *value = *own;
+                value = value->is_object() ? with.erase(value) : std::next(value);  // not given
+            }
             tensors = run(part.at("use").get<std::string>().substr(7), tensors, with, cuts);
         }
         return tensors;

@@ -1,7 +1,8 @@
 // DARE: drop and rescale. Yu et al. 2023, "Language models are Super Mario", arXiv 2311.03099, section 3.
-#include <biophony/merger.hpp>
+#include "../numbers.hpp"
 
 namespace sdk = biophony::sdk;
+namespace numbers = biophony::numbers;
 
 namespace {
 
@@ -23,6 +24,26 @@ private:
     double p_;
 };
 
+/// δ ⊙ Bernoulli(1 − p), then scaled to the tensor's former ‖δ‖₁
+class RandomDropL1 : public sdk::Merger {
+public:
+    explicit RandomDropL1(const sdk::Params& params) : p_(params.at("p")) {}
+
+    void element(const sdk::Tile& tile) const override {
+        const auto delta = tile.expert(0);
+        const auto out = tile.out();
+        const sdk::Philox random = tile.random();
+        for (size_t k = 0; k < out.size(); ++k) out[k] = random.uniform(k) >= p_ ? delta[k] : 0.0F;
+        const double kept = numbers::absolute_sum(out);
+        if (kept == 0) return;
+        const auto rescale = static_cast<float>(numbers::absolute_sum(delta) / kept);
+        for (float& value : out) value *= rescale;
+    }
+
+private:
+    double p_;
+};
+
 }  // namespace
 
-BIOPHONY_PLUGIN(sdk::merger<RandomDrop>("random-drop"))
+BIOPHONY_PLUGIN(sdk::merger<RandomDrop>("random-drop"), sdk::merger<RandomDropL1>("random-drop.l1"))

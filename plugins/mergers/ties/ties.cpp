@@ -1,20 +1,17 @@
 // TIES-Merging, stage by stage: trim, elect sign, disjoint merge. Yadav et al. 2023, arXiv 2306.01708, section 3; and
-// the variants of Nihal et al. 2026 (arXiv 2605.03914), whose code trims per tensor and counts signs.
-#include <algorithm>
-#include <biophony/merger.hpp>
-#include <bit>
-#include <cmath>
+// the variants of Nihal et al. 2026 (arXiv 2605.03914), whose code trims per tensor and counts signs, of mergekit,
+// which trims per tensor and weighs, and the unified vector of EMR-Merging (Huang et al. 2024, arXiv 2405.17461,
+// section 3.2).
+#include "../numbers.hpp"
 
 namespace sdk = biophony::sdk;
+namespace numbers = biophony::numbers;
+using numbers::magnitude_bits;
 
 namespace {
 
 int sign(double value) {
     return (value > 0) - (value < 0);
-}
-
-uint32_t magnitude_bits(float value) {
-    return std::bit_cast<uint32_t>(std::fabs(value));
 }
 
 /// Selects, for each expert, the magnitude of rank ceil(density · P) from above, P being all its elements. The bits of
@@ -128,6 +125,43 @@ private:
     double trim_;
 };
 
+/// Keeps the largest magnitudes of a tensor, one at least.
+class TrimRank : public sdk::Merger {
+public:
+    explicit TrimRank(const sdk::Params& params) : density_(params.at("density")) {}
+
+    void element(const sdk::Tile& tile) const override {
+        const auto delta = tile.expert(0);
+        // The slack takes up the rounding of the product: 0.07 of 100 are 7.
+        const auto kept = static_cast<size_t>(density_ * static_cast<double>(delta.size()) * (1 + 1e-12));
+        const float threshold = numbers::magnitude_of_rank(delta, delta.size() - std::max<size_t>(kept, 1));
+        for (size_t k = 0; k < tile.size(); ++k) tile.out()[k] = std::fabs(delta[k]) >= threshold ? delta[k] : 0.0F;
+    }
+
+private:
+    double density_;
+};
+
+/// Each expert times its weight.
+class Weigh : public sdk::Merger {
+public:
+    explicit Weigh(const sdk::Params& params) : weights_(numbers::per_expert(params, "weights")) {}
+
+    void element(const sdk::Tile& tile) const override {
+        const size_t expert = tile.expert_index();
+        if (!weights_.empty() && expert >= weights_.size())
+            throw sdk::Error("found " + std::to_string(weights_.size()) + " weights, but there are more experts",
+                             BPH_INVALID_ARGUMENT, "weights");
+        const auto weight = weights_.empty() ? 1.0F : static_cast<float>(weights_[expert]);
+        const auto delta = tile.expert(0);
+        const auto out = tile.out();
+        for (size_t k = 0; k < out.size(); ++k) out[k] = weight * delta[k];
+    }
+
+private:
+    std::vector<double> weights_;
+};
+
 /// Keeps the values with the elected sign.
 void keep_sign(const sdk::Tile& tile, size_t k, int elected) {
     for (size_t i = 0; i < tile.experts(); ++i) {
@@ -142,6 +176,34 @@ int sign_of_sum(const sdk::Tile& tile, size_t k) {
     for (size_t i = 0; i < tile.experts(); ++i) sum += tile.expert(i)[k];
     return sign(sum);
 }
+
+/// Elects each element's sign by total magnitude; where the experts cancel out, one and the same sign for all.
+class ElectSum : public sdk::Merger {
+public:
+    explicit ElectSum(const sdk::Params& params) : plus_(params.at("zero") == "plus") {}
+
+    void element(const sdk::Tile& tile) const override {
+        constexpr size_t kBlock = 512;
+        std::array<double, kBlock> sum;
+        for (size_t from = 0; from < tile.size(); from += kBlock) {
+            const size_t count = std::min(kBlock, tile.size() - from);
+            sum.fill(0);
+            for (size_t i = 0; i < tile.experts(); ++i) {
+                const float* const delta = tile.expert(i).data() + from;
+                for (size_t k = 0; k < count; ++k) sum[k] += delta[k];
+            }
+            const double least = plus_ ? 0 : std::numeric_limits<double>::denorm_min();
+            for (size_t i = 0; i < tile.experts(); ++i) {
+                const float* const delta = tile.expert(i).data() + from;
+                float* const out = tile.out(i).data() + from;
+                for (size_t k = 0; k < count; ++k) out[k] = (delta[k] > 0) == (sum[k] >= least) ? delta[k] : 0.0F;
+            }
+        }
+    }
+
+private:
+    bool plus_;
+};
 
 class ElectedSigns : public sdk::Observation {
 public:
@@ -210,7 +272,41 @@ private:
     bool shrink_;
 };
 
+/// The sum of the experts that have a say at an element, divided by the sum of their weights.
+class DisjointWeighted : public sdk::Merger {
+public:
+    explicit DisjointWeighted(const sdk::Params& params)
+        : lambda_(params.at("lambda")), weights_(numbers::per_expert(params, "weights")) {}
+
+    void element(const sdk::Tile& tile) const override {
+        numbers::check_per_expert(weights_, tile.experts(), "weights");
+        constexpr size_t kBlock = 512;
+        std::array<double, kBlock> sum, weight;
+        for (size_t from = 0; from < tile.size(); from += kBlock) {
+            const size_t count = std::min(kBlock, tile.size() - from);
+            sum.fill(0), weight.fill(0);
+            for (size_t i = 0; i < tile.experts(); ++i) {
+                const float* const x = tile.expert(i).data() + from;
+                const double w = weights_.empty() ? 1 : weights_[i];
+                for (size_t k = 0; k < count; ++k) {
+                    sum[k] += x[k];
+                    weight[k] += x[k] != 0 ? w : 0;
+                }
+            }
+            float* const out = tile.out().data() + from;
+            for (size_t k = 0; k < count; ++k)
+                out[k] = static_cast<float>(lambda_ * sum[k] / (weight[k] != 0 ? weight[k] : 1));
+        }
+    }
+
+private:
+    double lambda_;
+    std::vector<double> weights_;
+};
+
 }  // namespace
 
-BIOPHONY_PLUGIN(sdk::merger<Trim>("trim"), sdk::merger<TrimTensor>("trim.tensor"), sdk::merger<Elect>("elect"),
-                sdk::merger<ElectCount>("elect.count"), sdk::merger<DisjointMean>("disjoint-mean"))
+BIOPHONY_PLUGIN(sdk::merger<Trim>("trim"), sdk::merger<TrimTensor>("trim.tensor"), sdk::merger<TrimRank>("trim.rank"),
+                sdk::merger<Weigh>("weigh"), sdk::merger<Elect>("elect"), sdk::merger<ElectSum>("elect.sum"),
+                sdk::merger<ElectCount>("elect.count"), sdk::merger<DisjointMean>("disjoint-mean"),
+                sdk::merger<DisjointWeighted>("disjoint-weighted"))
