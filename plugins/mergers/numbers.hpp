@@ -61,6 +61,15 @@ inline double absolute_sum(std::span<const float> values) {
     return sum.value();
 }
 
+/// Σ_i x_i[k] of the experts, in float64, where the order of experts hardly matters: for `count` places from `from`.
+inline void add_experts(const sdk::Tile& tile, size_t from, size_t count, double* sums) {
+    std::fill_n(sums, count, 0.0);
+    for (size_t i = 0; i < tile.experts(); ++i) {
+        const float* const x = tile.expert(i).data() + from;
+        for (size_t k = 0; k < count; ++k) sums[k] += x[k];
+    }
+}
+
 /// Bits that have the order of magnitudes.
 inline uint32_t magnitude_bits(float value) {
     return std::bit_cast<uint32_t>(value) & 0x7FFFFFFF;

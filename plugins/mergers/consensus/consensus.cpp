@@ -53,12 +53,8 @@ public:
         std::array<float, kBlock> votes;
         for (size_t from = 0; from < tile.size(); from += kBlock) {
             const size_t count = std::min(kBlock, tile.size() - from);
-            sum.fill(0);
+            numbers::add_experts(tile, from, count, sum.data());
             votes.fill(0);
-            for (size_t i = 0; i < tile.experts(); ++i) {
-                const float* const delta = tile.expert(i).data() + from;
-                for (size_t k = 0; k < count; ++k) sum[k] += delta[k];
-            }
             for (size_t i = 0; i < tile.experts(); ++i) {
                 const float* const delta = tile.expert(i).data() + from;
                 const double lambda = lambdas_.empty() ? lambda_ : lambdas_[i];
@@ -66,10 +62,11 @@ public:
                     votes[k] += std::fabs(delta[k]) > lambda * std::fabs(sum[k] - delta[k]) ? 1.0F : 0.0F;
             }
             const auto enough = static_cast<float>(agree_);
+            for (size_t k = 0; k < count; ++k) votes[k] = votes[k] >= enough ? 1.0F : 0.0F;
             for (size_t i = 0; i < tile.experts(); ++i) {
                 const float* const delta = tile.expert(i).data() + from;
                 float* const out = tile.out(i).data() + from;
-                for (size_t k = 0; k < count; ++k) out[k] = votes[k] >= enough ? delta[k] : 0.0F;
+                for (size_t k = 0; k < count; ++k) out[k] = votes[k] * delta[k];
             }
         }
     }
@@ -103,25 +100,26 @@ public:
         }
         constexpr size_t kBlock = 512;
         std::array<double, kBlock> balance, sum, weight;
+        std::array<float, kBlock> elected;
         for (size_t from = 0; from < n; from += kBlock) {
             const size_t count = std::min(kBlock, n - from);
-            balance.fill(0), sum.fill(0), weight.fill(0);
-            for (size_t i = 0; i < experts; ++i) {
-                const float* const delta = tile.expert(i).data() + from;
-                for (size_t k = 0; k < count; ++k) balance[k] += delta[k];
-            }
+            numbers::add_experts(tile, from, count, balance.data());
+            for (size_t k = 0; k < count; ++k) elected[k] = balance[k] >= 0 ? 1.0F : -1.0F;
+            sum.fill(0), weight.fill(0);
             for (size_t i = 0; i < experts; ++i) {
                 const float* const delta = tile.expert(i).data() + from;
                 const double w = weights[i] / total;
                 for (size_t k = 0; k < count; ++k) {
-                    const double has_say = delta[k] != 0 && (delta[k] > 0) == (balance[k] >= 0) ? w : 0;
+                    const double has_say = delta[k] * elected[k] > 0 ? w : 0.0;
                     sum[k] += has_say * delta[k];
                     weight[k] += has_say;
                 }
             }
-            for (size_t k = 0; k < count; ++k)
-                tile.out()[from + k] =
-                    weight[k] > 0 ? static_cast<float>(sum[k] / weight[k] * selected[from + k]) : 0.0F;
+            float* const out = tile.out().data() + from;
+            for (size_t k = 0; k < count; ++k) {
+                const double by = weight[k] > 0 ? weight[k] : 1.0;
+                out[k] = static_cast<float>(sum[k] / by) * selected[from + k];
+            }
         }
     }
 
@@ -141,10 +139,8 @@ private:
         }
         std::vector<float> out(n);
         size_t varying = 0;
-        for (size_t k = 0; k < n; ++k) {
-            out[k] = static_cast<float>(std::sqrt(square[k]));
-            varying += out[k] > 0 ? 1 : 0;
-        }
+        for (size_t k = 0; k < n; ++k) out[k] = static_cast<float>(square[k]);
+        for (size_t k = 0; k < n; ++k) varying += out[k] > 0 ? 1 : 0;
         const auto kept = static_cast<size_t>(density_ * static_cast<double>(varying) * (1 + 1e-12));
         const float least = varying == 0 ? 1.0F : numbers::magnitude_of_rank(out, n - std::max<size_t>(kept, 1));
         for (float& value : out) value = value >= least && value > 0 ? 1.0F : 0.0F;

@@ -6,6 +6,17 @@ namespace numbers = biophony::numbers;
 
 namespace {
 
+/// Calls use(k, u) for the `count` uniform numbers from `first` on.
+template <class Use>
+void for_uniform(const sdk::Philox& random, uint64_t first, size_t count, Use&& use) {
+    std::array<double, 512> block;
+    for (size_t from = 0; from < count; from += block.size()) {
+        const auto part = std::span(block).first(std::min(block.size(), count - from));
+        random.uniform(first + from, part);
+        for (size_t k = 0; k < part.size(); ++k) use(from + k, part[k]);
+    }
+}
+
 /// δ ⊙ Bernoulli(1 − p) / (1 − p)
 class RandomDrop : public sdk::Merger {
 public:
@@ -16,8 +27,8 @@ public:
         const auto out = tile.out();
         const sdk::Philox random = tile.random();
         const auto rescale = static_cast<float>(1 / (1 - p_));
-        for (size_t k = 0; k < out.size(); ++k)
-            out[k] = random.uniform(tile.offset() + k) >= p_ ? delta[k] * rescale : 0.0F;
+        for_uniform(random, tile.offset(), out.size(),
+                    [&](size_t k, double u) { out[k] = u >= p_ ? delta[k] * rescale : 0.0F; });
     }
 
 private:
@@ -33,7 +44,7 @@ public:
         const auto delta = tile.expert(0);
         const auto out = tile.out();
         const sdk::Philox random = tile.random();
-        for (size_t k = 0; k < out.size(); ++k) out[k] = random.uniform(k) >= p_ ? delta[k] : 0.0F;
+        for_uniform(random, 0, out.size(), [&](size_t k, double u) { out[k] = u >= p_ ? delta[k] : 0.0F; });
         const double kept = numbers::absolute_sum(out);
         if (kept == 0) return;
         const auto rescale = static_cast<float>(numbers::absolute_sum(delta) / kept);

@@ -52,12 +52,14 @@ public:
             throw sdk::Error("a row has " + std::to_string(row) + " values, expected less than 2^32",
                              BPH_INVALID_ARGUMENT);
         Ranks ranks;
+        std::vector<double> drawn(row);
         for (size_t from = 0; from < tile.size(); from += row) {
             const auto rank = ranks.of(delta.subspan(from, row));
+            random.uniform(from, drawn);
             for (size_t k = from; k < from + row; ++k) {
                 const double keep = row == 1 ? density_ : probability(rank[k - from], row);
                 const float rescale = l1_ ? 1.0F : static_cast<float>(1 / keep);
-                out[k] = random.uniform(k) < keep ? delta[k] * rescale : 0.0F;
+                out[k] = drawn[k - from] < keep ? delta[k] * rescale : 0.0F;
             }
         }
         const double kept = l1_ ? numbers::absolute_sum(out) : 0;

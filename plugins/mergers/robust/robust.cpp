@@ -15,17 +15,16 @@ void sorted(const sdk::Tile& tile, Use&& use) {
     const size_t n = tile.experts();
     thread_local std::vector<float> rows;
     if (rows.size() < n * kBlock) rows.resize(n * kBlock);
+    std::array<float, kBlock> larger;
     for (size_t from = 0; from < tile.size(); from += kBlock) {
         const size_t count = std::min(kBlock, tile.size() - from);
         for (size_t i = 0; i < n; ++i) std::ranges::copy(tile.expert(i).subspan(from, count), &rows[i * kBlock]);
         for (size_t step = 0; step < n; ++step)
             for (size_t i = step % 2; i + 1 < n; i += 2) {
                 float *const low = &rows[i * kBlock], *const high = low + kBlock;
-                for (size_t k = 0; k < count; ++k) {
-                    const float a = low[k], b = high[k];
-                    low[k] = a < b ? a : b;
-                    high[k] = a < b ? b : a;
-                }
+                for (size_t k = 0; k < count; ++k) larger[k] = low[k] < high[k] ? high[k] : low[k];
+                for (size_t k = 0; k < count; ++k) low[k] = low[k] < high[k] ? low[k] : high[k];
+                std::copy_n(larger.data(), count, high);
             }
         use(rows.data(), tile.out().subspan(from, count));
     }

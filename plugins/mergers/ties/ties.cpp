@@ -10,10 +10,6 @@ using numbers::magnitude_bits;
 
 namespace {
 
-int sign(double value) {
-    return (value > 0) - (value < 0);
-}
-
 /// Selects, for each expert, the magnitude of rank ceil(density · P) from above, P being all its elements. The bits of
 /// magnitudes have the order of magnitudes, so two counts of 65 536 bins are exact: pass 0 counts the upper halves,
 /// pass 1 the lower halves of those whose upper half pass 0 has found.
@@ -112,13 +108,10 @@ public:
 private:
     /// Of the magnitudes, interpolated between the two neighbours and rounded to float32.
     float quantile(std::span<const float> delta) const {
-        std::vector<float> magnitudes;
-        for (const float value : delta) magnitudes.push_back(std::fabs(value));
-        const double place = trim_ * static_cast<double>(magnitudes.size() - 1);
-        const auto below = magnitudes.begin() + static_cast<std::ptrdiff_t>(place);
-        std::nth_element(magnitudes.begin(), below, magnitudes.end());
-        const double low = *below, weight = place - std::floor(place);
-        const double high = weight > 0 ? *std::min_element(below + 1, magnitudes.end()) : low;
+        const double place = trim_ * static_cast<double>(delta.size() - 1);
+        const auto below = static_cast<size_t>(place);
+        const double low = numbers::magnitude_of_rank(delta, below), weight = place - std::floor(place);
+        const double high = weight > 0 ? numbers::magnitude_of_rank(delta, below + 1) : low;
         return static_cast<float>(low + weight * (high - low));
     }
 
@@ -162,56 +155,59 @@ private:
     std::vector<double> weights_;
 };
 
-/// Keeps the values with the elected sign.
-void keep_sign(const sdk::Tile& tile, size_t k, int elected) {
-    for (size_t i = 0; i < tile.experts(); ++i) {
-        const float value = tile.expert(i)[k];
-        tile.out(i)[k] = sign(value) == elected ? value : 0.0F;
+/// Places go in blocks, all experts' at a time.
+constexpr size_t kBlock = 512;
+using Signs = std::array<float, kBlock>;
+
+/// Calls elect(from, count, signs) for each block, and keeps the values of that sign.
+template <class Elect>
+void keep_elected(const sdk::Tile& tile, Elect&& elect) {
+    Signs signs;
+    for (size_t from = 0; from < tile.size(); from += kBlock) {
+        const size_t count = std::min(kBlock, tile.size() - from);
+        elect(from, count, signs);
+        for (size_t i = 0; i < tile.experts(); ++i) {
+            const float* const delta = tile.expert(i).data() + from;
+            float* const out = tile.out(i).data() + from;
+            for (size_t k = 0; k < count; ++k) out[k] = delta[k] * signs[k] > 0 ? delta[k] : 0.0F;
+        }
     }
 }
 
-/// The sign with the larger total magnitude: that of the sum. In float64, where the order of experts hardly matters.
-int sign_of_sum(const sdk::Tile& tile, size_t k) {
-    double sum = 0;
-    for (size_t i = 0; i < tile.experts(); ++i) sum += tile.expert(i)[k];
-    return sign(sum);
+/// The signs with the larger total magnitude, those of the sums; where a sum is 0, the one given.
+void signs_of_sums(const sdk::Tile& tile, size_t from, size_t count, float zero, Signs& signs) {
+    std::array<double, kBlock> sums;
+    numbers::add_experts(tile, from, count, sums.data());
+    for (size_t k = 0; k < count; ++k) signs[k] = sums[k] < 0 ? -1.0F : zero;
+    for (size_t k = 0; k < count; ++k) signs[k] = sums[k] > 0 ? 1.0F : signs[k];
 }
 
 /// Elects each element's sign by total magnitude; where the experts cancel out, one and the same sign for all.
 class ElectSum : public sdk::Merger {
 public:
-    explicit ElectSum(const sdk::Params& params) : plus_(params.at("zero") == "plus") {}
+    explicit ElectSum(const sdk::Params& params) : zero_(params.at("zero") == "plus" ? 1.0F : -1.0F) {}
 
     void element(const sdk::Tile& tile) const override {
-        constexpr size_t kBlock = 512;
-        std::array<double, kBlock> sum;
-        for (size_t from = 0; from < tile.size(); from += kBlock) {
-            const size_t count = std::min(kBlock, tile.size() - from);
-            sum.fill(0);
-            for (size_t i = 0; i < tile.experts(); ++i) {
-                const float* const delta = tile.expert(i).data() + from;
-                for (size_t k = 0; k < count; ++k) sum[k] += delta[k];
-            }
-            const double least = plus_ ? 0 : std::numeric_limits<double>::denorm_min();
-            for (size_t i = 0; i < tile.experts(); ++i) {
-                const float* const delta = tile.expert(i).data() + from;
-                float* const out = tile.out(i).data() + from;
-                for (size_t k = 0; k < count; ++k) out[k] = (delta[k] > 0) == (sum[k] >= least) ? delta[k] : 0.0F;
-            }
-        }
+        keep_elected(tile,
+                     [&](size_t from, size_t count, Signs& signs) { signs_of_sums(tile, from, count, zero_, signs); });
     }
 
 private:
-    bool plus_;
+    float zero_;
 };
 
 class ElectedSigns : public sdk::Observation {
 public:
     void see(const sdk::Tile& tile) override {
-        for (size_t k = 0; k < tile.size(); ++k) sum_ += sign_of_sum(tile, k);
+        Signs signs;
+        for (size_t from = 0; from < tile.size(); from += kBlock) {
+            const size_t count = std::min(kBlock, tile.size() - from);
+            signs_of_sums(tile, from, count, 0, signs);
+            for (size_t k = 0; k < count; ++k) sum_ += static_cast<int32_t>(signs[k]);
+        }
     }
     void join(const sdk::Observation& later) override { sum_ += static_cast<const ElectedSigns&>(later).sum_; }
-    int majority() const { return sum_ < 0 ? -1 : 1; }
+    float majority() const { return sum_ < 0 ? -1.0F : 1.0F; }
 
 private:
     int64_t sum_ = 0;
@@ -226,11 +222,9 @@ public:
         return std::make_unique<ElectedSigns>();
     }
     void element(const sdk::Tile& tile) const override {
-        const int majority = tile.observed<ElectedSigns>().majority();
-        for (size_t k = 0; k < tile.size(); ++k) {
-            const int elected = sign_of_sum(tile, k);
-            keep_sign(tile, k, elected != 0 ? elected : majority);
-        }
+        const float majority = tile.observed<ElectedSigns>().majority();
+        keep_elected(
+            tile, [&](size_t from, size_t count, Signs& signs) { signs_of_sums(tile, from, count, majority, signs); });
     }
 };
 
@@ -240,11 +234,18 @@ public:
     explicit ElectCount(const sdk::Params&) {}
 
     void element(const sdk::Tile& tile) const override {
-        for (size_t k = 0; k < tile.size(); ++k) {
-            int votes = 0;
-            for (size_t i = 0; i < tile.experts(); ++i) votes += sign(tile.expert(i)[k]);
-            keep_sign(tile, k, votes != 0 ? sign(votes) : sign(tile.expert(0)[k]));
-        }
+        keep_elected(tile, [&](size_t from, size_t count, Signs& signs) {
+            Signs votes{};
+            for (size_t i = 0; i < tile.experts(); ++i) {
+                const float* const delta = tile.expert(i).data() + from;
+                for (size_t k = 0; k < count; ++k) votes[k] += delta[k] > 0 ? 1.0F : 0.0F;
+                for (size_t k = 0; k < count; ++k) votes[k] -= delta[k] < 0 ? 1.0F : 0.0F;
+            }
+            const float* const first = tile.expert(0).data() + from;
+            for (size_t k = 0; k < count; ++k) signs[k] = first[k] > 0 ? 1.0F : 0.0F;
+            for (size_t k = 0; k < count; ++k) signs[k] -= first[k] < 0 ? 1.0F : 0.0F;
+            for (size_t k = 0; k < count; ++k) signs[k] = votes[k] == 0 ? signs[k] : votes[k];
+        });
     }
 };
 
@@ -280,7 +281,6 @@ public:
 
     void element(const sdk::Tile& tile) const override {
         numbers::check_per_expert(weights_, tile.experts(), "weights");
-        constexpr size_t kBlock = 512;
         std::array<double, kBlock> sum, weight;
         for (size_t from = 0; from < tile.size(); from += kBlock) {
             const size_t count = std::min(kBlock, tile.size() - from);

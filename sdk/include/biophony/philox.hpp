@@ -6,6 +6,7 @@
 #include <cmath>
 #include <cstdint>
 #include <numbers>
+#include <span>
 
 namespace biophony::sdk {
 
@@ -30,6 +31,14 @@ public:
 
     /// Uniform in [0, 1), 32 bits; index by index.
     double uniform(uint64_t index) const { return words(index / 4)[index % 4] * 0x1p-32; }
+
+    /// uniform(first), uniform(first + 1), …: four numbers for the price of one.
+    void uniform(uint64_t first, std::span<double> out) const {
+        for (size_t k = 0; k < out.size();) {
+            const std::array<uint32_t, 4> four = words((first + k) / 4);
+            for (size_t at = (first + k) % 4; at < 4 && k < out.size(); ++at, ++k) out[k] = four[at] * 0x1p-32;
+        }
+    }
 
     /// Standard normal (Box and Muller 1958), index by index.
     double normal(uint64_t index) const {
