@@ -99,19 +99,18 @@ public:
             return;
         }
         constexpr size_t kBlock = 512;
-        std::array<double, kBlock> balance, sum, weight;
-        std::array<float, kBlock> elected;
+        std::array<double, kBlock> elected, sum, weight;
         for (size_t from = 0; from < n; from += kBlock) {
             const size_t count = std::min(kBlock, n - from);
-            numbers::add_experts(tile, from, count, balance.data());
-            for (size_t k = 0; k < count; ++k) elected[k] = balance[k] >= 0 ? 1.0F : -1.0F;
+            numbers::add_experts(tile, from, count, elected.data());
+            for (size_t k = 0; k < count; ++k) elected[k] = elected[k] >= 0 ? 1.0 : -1.0;
             sum.fill(0), weight.fill(0);
             for (size_t i = 0; i < experts; ++i) {
                 const float* const delta = tile.expert(i).data() + from;
                 const double w = weights[i] / total;
                 for (size_t k = 0; k < count; ++k) {
-                    const double has_say = delta[k] * elected[k] > 0 ? w : 0.0;
-                    sum[k] += has_say * delta[k];
+                    const double value = delta[k], has_say = value * elected[k] > 0 ? w : 0.0;
+                    sum[k] += has_say * value;
                     weight[k] += has_say;
                 }
             }

@@ -239,11 +239,11 @@ public:
             for (size_t i = 0; i < tile.experts(); ++i) {
                 const float* const delta = tile.expert(i).data() + from;
                 for (size_t k = 0; k < count; ++k) votes[k] += delta[k] > 0 ? 1.0F : 0.0F;
-                for (size_t k = 0; k < count; ++k) votes[k] -= delta[k] < 0 ? 1.0F : 0.0F;
+                for (size_t k = 0; k < count; ++k) votes[k] += delta[k] < 0 ? -1.0F : 0.0F;
             }
             const float* const first = tile.expert(0).data() + from;
             for (size_t k = 0; k < count; ++k) signs[k] = first[k] > 0 ? 1.0F : 0.0F;
-            for (size_t k = 0; k < count; ++k) signs[k] -= first[k] < 0 ? 1.0F : 0.0F;
+            for (size_t k = 0; k < count; ++k) signs[k] += first[k] < 0 ? -1.0F : 0.0F;
             for (size_t k = 0; k < count; ++k) signs[k] = votes[k] == 0 ? signs[k] : votes[k];
         });
     }
