@@ -12,9 +12,9 @@ namespace {
 
 const std::vector<std::string> kStages = {"transform", "combine", "post"}, kExperts = {"one", "all"},
                                kScopes = {"element", "tensor", "matrix", "global"}, kSpaces = {"delta", "weight"},
-                               kNeeds = {"base", "linalg"}, kJoins = {"ordered", "exact"},
+                               kNeeds = {"base", "linalg", "experts"}, kJoins = {"ordered", "exact"},
                                kPresetKeys = {"use", "with"};
-constexpr uint32_t kMostPasses = 100;
+constexpr uint32_t kMostPasses = 100, kMostExperts = 1000;
 
 class MergerReader {
 public:
@@ -36,19 +36,19 @@ public:
         out.stage = static_cast<MergerTraits::Stage>(one_of("stage", kStages, true));
         out.scope = static_cast<MergerTraits::Scope>(one_of("scope", kScopes, true));
         out.weights = one_of("space", kSpaces, true) == 1;
-        out.all_experts = one_of("experts", kExperts, false) == 1;
-        if (out.all_experts && out.stage != MergerTraits::Stage::kTransform)
-            complain("/experts",
-                     "found \"all\", which is for transforms: a combine sees all experts, a post stage one");
+        read_experts(out);
         for (const std::string& need : texts("needs")) {
             out.needs_base |= need == "base";
             out.needs_linalg |= need == "linalg";
+            out.needs_experts |= need == "experts";
             if (index_of(need, kNeeds) == kNeeds.size())
                 complain(
                     "/needs",
                     fmt::format("needs '{}', this host gives {}{}", need, fmt::join(kNeeds, ", "), near(need, kNeeds)),
                     Code::kPlugin);
         }
+        if (out.needs_experts && out.stage != MergerTraits::Stage::kPost)
+            complain("/needs", "found \"experts\", which is for post stages: the others see them anyway");
         if (merger_->contains("random")) {
             if (!(*merger_)["random"].is_boolean())
                 complain("/random", fmt::format("found {}, expected true or false", describe((*merger_)["random"])));
@@ -107,6 +107,23 @@ private:
             return found->get<std::vector<std::string>>();
         complain(pointer_join("", key), fmt::format("found {}, expected an array of texts", describe(*found)));
         return out;
+    }
+
+    void read_experts(MergerTraits& out) {
+        const auto found = merger_->find("experts");
+        if (found != merger_->end() && found->is_number_integer()) {
+            if (out.stage != MergerTraits::Stage::kCombine || *found < 1 || *found > kMostExperts)
+                complain("/experts", fmt::format("found {}, expected \"one\" or \"all\" for a transform, or, for a "
+                                                 "combine that takes so many, a number from 1 to {}",
+                                                 found->dump(), kMostExperts));
+            else
+                out.exactly = *found;
+            return;
+        }
+        out.all_experts = one_of("experts", kExperts, false) == 1;
+        if (out.all_experts && out.stage != MergerTraits::Stage::kTransform)
+            complain("/experts",
+                     "found \"all\", which is for transforms: a combine sees all experts, a post stage one");
     }
 
     void read_passes(MergerTraits& out) {

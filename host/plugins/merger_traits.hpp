@@ -19,11 +19,13 @@ struct MergerTraits {
     Stage stage = Stage::kCombine;
     Scope scope = Scope::kElement;
     bool all_experts = false;        ///< a transform that sees all experts at once
+    uint32_t exactly = 0;            ///< how many experts a combine takes; 0 = any number
     bool weights = false;            ///< takes and gives weights, not deltas
     std::vector<std::string> roles;  ///< scope matrix: of the tensors that are matrices
     uint32_t passes = 0;             ///< scope global: how often all tensors are shown
     bool exact_join = false;         ///< scope global: states join the same whichever tensors each has seen
     bool needs_base = false, needs_linalg = false;
+    bool needs_experts = false;  ///< a post stage that sees the experts as they were read
     bool random = false;
     Json preset;  ///< an array of {"use", "with"} where the item stands for other stages; else null
 };

@@ -43,6 +43,7 @@ struct Plan {
     std::vector<const TensorInfo*> experts;
     std::array<uint64_t, 2> matrix{};  ///< rows, columns
     uint64_t name_hash = 0;
+    uint32_t blocks = 0;    ///< of the encoder
     size_t whole_from = 0;  ///< the first stage that must see the tensor whole; the number of stages where none must
 
     bool whole_before(size_t stage) const { return whole_from < stage; }
@@ -117,10 +118,12 @@ class Worker {
 public:
     explicit Worker(const Job& job)
         : job_(job), experts_(job.inputs.experts.size()), crash_("", job.options.node), live_(experts_) {
-        for (const auto& stage : job.stages)
+        for (const auto& stage : job.stages) {
+            keeps_sources_ |= stage->traits.needs_experts;
             calls_.push_back(std::make_unique<PluginCall>(stage->name, stage->call_options([this] {
                 return LogBook::Place{0, at_.plan == nullptr ? 0 : at_.plan->index + 1, at_.first, logged_++};
             })));
+        }
         inputs_at_.reserve(experts_);
         outs_.reserve(experts_);
         keys_.reserve(experts_);
@@ -181,6 +184,7 @@ public:
         count_ = count;
         weights_ = job_.stages[0]->traits.weights;
         const float* base = base_.get() + skip;
+        if (keeps_sources_) keep_sources(skip, count);
         for (size_t i = 0; i < experts_; ++i) {
             live_[i] = input(i, skip);
             const bool vector = job_.inputs.experts[i].is_vector();
@@ -331,6 +335,9 @@ private:
         const MergeTensor& tensor = *plan.tensor;
         inputs_at_.clear();
         keys_.clear();
+        source_pointers_.clear();
+        if (stage.traits.needs_experts)
+            for (size_t i = 0; i < experts_; ++i) source_pointers_.push_back(sources_.get() + i * stride_ + skip);
         for (size_t i = from; i < from + count; ++i) {
             inputs_at_.push_back(live_[i] + skip);
             if (stage.traits.random) keys_.push_back(mix(mix(stage.seed, plan.name_hash), i));
@@ -349,7 +356,10 @@ private:
                 .shape = tensor.shape.data(),
                 .rank = static_cast<uint32_t>(tensor.shape.size()),
                 .observed = nullptr,
-                .linalg = stage.traits.needs_linalg ? job_.options.linalg : nullptr};
+                .linalg = stage.traits.needs_linalg ? job_.options.linalg : nullptr,
+                .sources = stage.traits.needs_experts ? source_pointers_.data() : nullptr,
+                .source_count = static_cast<uint32_t>(source_pointers_.size()),
+                .block_count = plan.blocks};
     }
 
     /// Runs stage s on `count` experts from `from`, into as many `results`.
@@ -398,6 +408,16 @@ private:
         writer.write(tensor.name, first * size, std::span(raw_).first(count * size));
     }
 
+    /// Copies the experts' deltas of a part, before any stage. What isn't finite is found by the one who goes on.
+    void keep_sources(uint64_t skip, uint64_t count) {
+        sources_.need(experts_ * stride_);
+        for (size_t i = 0; i < experts_; ++i) {
+            float* to = sources_.get() + i * stride_;
+            std::copy_n(input(i, skip), count, to);
+            if (!job_.inputs.experts[i].is_vector()) static_cast<void>(kernels::subtract(to, base_.get() + skip, count));
+        }
+    }
+
     /// Errors get the tensor's name.
     template <class Body>
     void named(Body&& body) const {
@@ -423,7 +443,9 @@ private:
     bool in_scratch_ = false;
     bool weights_ = false;
     std::vector<std::unique_ptr<PluginCall>> calls_;
-    std::vector<const float*> inputs_at_;
+    std::vector<const float*> inputs_at_, source_pointers_;
+    Floats sources_;  ///< a part's experts as they were read, as deltas, where a stage needs them
+    bool keeps_sources_ = false;
     std::vector<float*> outs_;
     std::vector<uint64_t> keys_;
     Segment segment_{};
@@ -837,8 +859,11 @@ void fill_plan(MergePlan& plan, const std::vector<fs::path>& experts, const std:
         ++totals.tensors;
         totals.elements += tensor.elements();
     }
+    int32_t last_block = -1;
+    for (const MergeTensor& tensor : plan.tensors) last_block = std::max(last_block, tensor.block);
     for (size_t i = 0; i < plan.tensors.size(); ++i) {
         job.plans.push_back(plan_of(job, plan.tensors[i], i));
+        job.plans.back().blocks = static_cast<uint32_t>(last_block) + 1;
         const Plan& tensor = job.plans.back();
         totals.bytes_read += tensor.elements() * bytes_per_element(tensor, true);
         for (size_t s = 0; s < job.stages.size(); ++s)

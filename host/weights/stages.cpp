@@ -109,6 +109,8 @@ std::string check_stages(const std::vector<MergeStage>& stages, size_t& stage, s
         if (traits.stage == Stage::kPost && combine.empty())
             return fmt::format("{} is a post stage before any combine, {}", name, kOrder);
         if (traits.stage == Stage::kCombine) combine = name;
+        if (experts != 0 && traits.exactly != 0 && traits.exactly != experts)
+            return fmt::format("{} takes exactly {} experts, found {}", name, traits.exactly, experts);
         if (experts == 0 || !item.parameters.is_object()) continue;
         const Json properties = item.parameters.value("properties", Json::object());
         for (const auto& [key, schema] : properties.items()) {

@@ -200,6 +200,12 @@ TEST_CASE("stages that don't fit together are refused with their place") {
     CHECK_THAT(check({item("m", "combine", "delta", {{"needs", {"linalgs"}}})}, 0),
                Catch::Contains("needs 'linalgs'") && Catch::Contains("did you mean 'linalg'?"));
     CHECK_THAT(check({item("m", "combine", "delta", {{"experts", "all"}})}, 0), Catch::Contains("is for transforms"));
+    CHECK_THAT(check({item("m", "combine", "delta", {{"experts", 0}})}, 0), Catch::Contains("found 0, expected"));
+    CHECK_THAT(check({item("m", "transform", "delta", {{"experts", 2}})}, 0), Catch::Contains("for a combine"));
+    CHECK_THAT(check({c, item("m", "post", "delta", {{"needs", {"expert"}}})}, 1),
+               Catch::Contains("did you mean 'experts'?"));
+    CHECK_THAT(check({item("m", "combine", "delta", {{"needs", {"experts"}}})}, 0),
+               Catch::Contains("/needs: found \"experts\", which is for post stages"));
     CHECK_THAT(check({item("m", "combine", "delta", {{"observe", 2}})}, 0),
                Catch::Contains("for the scope \"global\""));
     CHECK_THAT(check({item("m", "combine", "delta", {{"scope", "global"}, {"observe", 0}})}, 0),

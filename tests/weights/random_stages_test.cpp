@@ -36,6 +36,13 @@ TEST_CASE("Philox4x32-10 gives the published numbers") {
     for (const uint64_t key : {0ULL, 1ULL, 1ULL << 32, ~0ULL})
         for (const uint64_t counter : {0ULL, 1ULL, 1ULL << 32, ~0ULL}) seen.insert(Philox(key).words(counter));
     CHECK(seen.size() == 16);
+    // Many at once are the same, wherever they begin and end.
+    for (const uint64_t first : {0ULL, 3ULL, 6ULL, (1ULL << 34) - 16, (1ULL << 40) + 1})
+        for (const size_t count : {0UL, 1UL, 2UL, 4UL, 11UL, 75UL}) {
+            std::vector<double> many(count);
+            random.uniform(first, many);
+            for (size_t k = 0; k < count; ++k) CHECK(many[k] == random.uniform(first + k));
+        }
     // normal() has words of its own, those of the counter (index / 2, 0, 1, 0).
     const auto own = random.words(0, 1);
     CHECK(own != random.words(0));

@@ -103,6 +103,30 @@ struct Centre : sdk::Merger {
         for (size_t k = 0; k < tile.size(); ++k) tile.out()[k] = tile.expert(0)[k] - mean;
     }
 };
+/// Post: the sum of the experts' deltas as they were read, plus 1000 × blocks, plus what was seen of them while
+/// observing.
+struct FromSources : sdk::Merger {
+    struct Seen : sdk::Observation {
+        void see(const Tile& tile) override {
+            for (size_t i = 0; i < tile.sources(); ++i)
+                for (const float value : tile.source(i)) positive += value > 0 ? 1 : 0;
+        }
+        void join(const sdk::Observation& later) override { positive += dynamic_cast<const Seen&>(later).positive; }
+        uint64_t positive = 0;
+    };
+    explicit FromSources(const sdk::Params&) {}
+    std::unique_ptr<sdk::Observation> begin(uint32_t, size_t, const sdk::Observation*) const override {
+        return std::make_unique<Seen>();
+    }
+    void element(const Tile& tile) const override {
+        for (size_t k = 0; k < tile.size(); ++k) {
+            float sum = 0;
+            for (size_t i = 0; i < tile.sources(); ++i) sum += tile.source(i)[k];
+            tile.out()[k] =
+                sum + 1000.F * static_cast<float>(tile.blocks()) + static_cast<float>(tile.observed<Seen>().positive);
+        }
+    }
+};
 /// Scope global: fails while it observes, in the way that "how" says, from the second block of "b" on.
 struct Fails : sdk::Merger {
     struct Seen : sdk::Observation {
@@ -413,6 +437,39 @@ TEST_CASE("a parameter with one entry per expert has as many as there are") {
         Catch::Contains("stage 0: the parameter 'weights' of merger:first has 2 entries, expected one per expert, 3"));
     CHECK(code_of([&] { setup.run(with({{"weights", {1, 2, 3, 4}}})); }) == Code::kInvalid);
     CHECK(!fs::exists(setup.out));
+}
+
+TEST_CASE("a post stage that needs the experts sees them as they were read, and how many blocks there are") {
+    const Setup setup;
+    const ItemInfo sources = item("sources", "post", "delta", {{"scope", "global"}, {"needs", {"experts"}}});
+    uint64_t positive = 0;
+    std::vector<float> expected(setup.delta(0, "c").size());
+    for (size_t i = 0; i < 3; ++i) {
+        for (const char* name : {"a", "b.bias", "c"})
+            for (const float value : setup.delta(i, name)) positive += value > 0 ? 1 : 0;
+        const std::vector<float> delta = setup.delta(i, "c");
+        for (size_t k = 0; k < delta.size(); ++k) expected[k] += delta[k];
+    }
+    // "a" is in block 4, so there are five.
+    const std::vector<float> base = setup.base_file.values.at("c");
+    for (size_t k = 0; k < expected.size(); ++k)
+        expected[k] = base[k] + (expected[k] + 5000.F + static_cast<float>(positive));
+    const std::vector<MergeStage> without = {mean(), stage<FromSources>(sources)};
+    for (const unsigned threads : {1U, 3U})
+        for (const size_t tile : {7UL, 1UL << 20}) {
+            setup.run(without, {.threads = threads, .tile_elements = tile});
+            CHECK(setup.result("c") == expected);
+        }
+    // Whatever transforms have done to them.
+    const ItemInfo largest = item("largest", "transform", "delta", {{"scope", "tensor"}});
+    setup.run({stage<Largest>(largest), mean(), stage<FromSources>(sources)}, {.tile_elements = 100});
+    CHECK(setup.result("c") == expected);
+}
+
+TEST_CASE("a combine that takes two experts takes no other number") {
+    const ItemInfo two = item("two", "combine", "delta", {{"experts", 2}});
+    CHECK_NOTHROW(Setup(2).run({stage<First>(two)}));
+    CHECK_THAT(Setup(3).error({stage<First>(two)}), Catch::Contains("merger:two takes exactly 2 experts, found 3"));
 }
 
 TEST_CASE("a value that isn't finite is told with tensor and stage, also where it is observed") {

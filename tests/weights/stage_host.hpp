@@ -30,6 +30,8 @@ struct StageTensor {
     std::string name, role;
     std::vector<uint64_t> shape;
     std::vector<std::vector<float>> experts;
+    int32_t block = -1;
+    std::vector<std::vector<float>> sources = {};  ///< for post stages that need the experts; none = what comes in
 
     uint64_t size() const {
         return std::accumulate(shape.begin(), shape.end(), uint64_t{1}, [](uint64_t a, uint64_t b) { return a * b; });
@@ -148,7 +150,7 @@ private:
         std::vector<void*> observed;  ///< of each pass
 
         bool transform() const { return host.about_.at("stage") == "transform"; }
-        bool all() const { return host.about_.value("experts", "one") == "all"; }
+        bool all() const { return host.about_.value("experts", Json()) == "all"; }
         size_t experts() const { return in.at(0).experts.size(); }
 
         std::vector<StageTensor> run() {
@@ -193,6 +195,11 @@ private:
                 std::vector<const float*> inputs;
                 std::vector<float*> outputs;
                 std::vector<uint64_t> keys;
+                std::vector<const float*> sources;
+                for (const auto& source : tensor.sources.empty() ? tensor.experts : tensor.sources)
+                    sources.push_back(source.data() + piece.offset);
+                int32_t blocks = 0;
+                for (const StageTensor& other : in) blocks = std::max(blocks, other.block + 1);
                 for (size_t i = first; i < first + count; ++i) {
                     inputs.push_back(tensor.experts[i].data() + piece.offset);
                     if (all()) outputs.push_back(out[piece.tensor].experts[i].data() + piece.offset);
@@ -206,7 +213,7 @@ private:
                     .expert_count = static_cast<uint32_t>(count),
                     .tensor = {tensor.name.data(), tensor.name.size()},
                     .role = {tensor.role.data(), tensor.role.size()},
-                    .block = -1,
+                    .block = tensor.block,
                     .expert_index = static_cast<uint32_t>(first),
                     .offset = piece.offset,
                     .count = piece.count,
@@ -219,7 +226,10 @@ private:
                     .rank = static_cast<uint32_t>(shape.size()),
                     .reserved = 0,
                     .observed = !writes || observed.empty() ? nullptr : observed.back(),
-                    .linalg = host.needs("linalg") ? &small_linalg() : nullptr};
+                    .linalg = host.needs("linalg") ? &small_linalg() : nullptr,
+                    .sources = host.needs("experts") ? sources.data() : nullptr,
+                    .source_count = host.needs("experts") ? static_cast<uint32_t>(sources.size()) : 0,
+                    .block_count = static_cast<uint32_t>(blocks)};
                 use(tile);
             }
         }
@@ -290,8 +300,11 @@ public:
         fill(items_.at(id), params);
         for (const Json& part : merger.at("preset")) {
             Json with = part.value("with", Json::object());
-            for (auto& value : with)
-                if (value.is_object()) value = params.at(value.at("parameter").get<std::string>());
+            for (auto value = with.begin(); value != with.end();) {
+                const auto own = value->is_object() ? params.find(value->at("parameter").get<std::string>()) : value;
+                if (value->is_object() && own != params.end()) *value = *own;
+                value = value->is_object() ? with.erase(value) : std::next(value);  // not given
+            }
             tensors = run(part.at("use").get<std::string>().substr(7), tensors, with, cuts);
         }
         return tensors;
@@ -316,9 +329,9 @@ private:
     };
 
     StagePlugins() {
-        for (const char* library : {"average", "task-arithmetic", "ties", "dare", "iso-c", "tsv-m", "random-step"}) {
-            const auto path =
-                std::filesystem::path(BPH_BUILD_DIR) / "plugins" / ("merger-" + std::string(library) + ".so");
+        for (const auto& file : std::filesystem::directory_iterator(std::filesystem::path(BPH_BUILD_DIR) / "plugins")) {
+            const auto& path = file.path();
+            if (!path.filename().string().starts_with("merger-") || path.extension() != ".so") continue;
             void* const handle = ::dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
             if (handle == nullptr) throw std::runtime_error(::dlerror());
             const bph_host host = {sizeof(host), BPH_SPINE_VERSION, {}, nullptr};

@@ -1,13 +1,21 @@
 // DARE: drop and rescale. Yu et al. 2023, "Language models are Super Mario", arXiv 2311.03099, section 3.
-#include <algorithm>
-#include <array>
-#include <biophony/merger.hpp>
-#include <bit>
-#include <cmath>
+#include "../numbers.hpp"
 
 namespace sdk = biophony::sdk;
+namespace numbers = biophony::numbers;
 
 namespace {
+
+/// Calls use(k, u) for the `count` uniform numbers from `first` on.
+template <class Use>
+void for_uniform(const sdk::Philox& random, uint64_t first, size_t count, Use&& use) {
+    std::array<double, 512> block;
+    for (size_t from = 0; from < count; from += block.size()) {
+        const auto part = std::span(block).first(std::min(block.size(), count - from));
+        random.uniform(first + from, part);
+        for (size_t k = 0; k < part.size(); ++k) use(from + k, part[k]);
+    }
+}
 
 /// δ ⊙ Bernoulli(1 − p) / (1 − p)
 class RandomDrop : public sdk::Merger {
@@ -39,6 +47,26 @@ private:
     float rescale_;
 };
 
+/// δ ⊙ Bernoulli(1 − p), then scaled to the tensor's former ‖δ‖₁
+class RandomDropL1 : public sdk::Merger {
+public:
+    explicit RandomDropL1(const sdk::Params& params) : p_(params.at("p")) {}
+
+    void element(const sdk::Tile& tile) const override {
+        const auto delta = tile.expert(0);
+        const auto out = tile.out();
+        const sdk::Philox random = tile.random();
+        for_uniform(random, 0, out.size(), [&](size_t k, double u) { out[k] = u >= p_ ? delta[k] : 0.0F; });
+        const double kept = numbers::absolute_sum(out);
+        if (kept == 0) return;
+        const auto rescale = static_cast<float>(numbers::absolute_sum(delta) / kept);
+        for (float& value : out) value *= rescale;
+    }
+
+private:
+    double p_;
+};
+
 }  // namespace
 
-BIOPHONY_PLUGIN(sdk::merger<RandomDrop>("random-drop"))
+BIOPHONY_PLUGIN(sdk::merger<RandomDrop>("random-drop"), sdk::merger<RandomDropL1>("random-drop.l1"))

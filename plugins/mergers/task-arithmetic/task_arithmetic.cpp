@@ -1,7 +1,9 @@
 // Task arithmetic: θ_base + λ_sum Σ δ_i, Ilharco et al. 2022, arXiv 2212.04089. Papers differ in what λ multiplies: the
-// sum there, the mean in Nihal et al. 2026 (arXiv 2605.03914). λ_sum = λ_mean / N. With coefficients: Σ c_i δ_i.
+// sum there, the mean in Nihal et al. 2026 (arXiv 2605.03914). λ_sum = λ_mean / N. With coefficients: Σ c_i δ_i. A
+// tensor may have a factor for its role and for its block besides.
 #include <biophony/merger.hpp>
 #include <cmath>
+#include <map>
 #include <optional>
 
 namespace sdk = biophony::sdk;
@@ -16,6 +18,10 @@ public:
         if (!lambda_sum_ && !lambda_mean_) lambda_mean_ = 1.0;
         if (params.contains("coefficients"))
             for (const auto& value : params.at("coefficients")) coefficients_.push_back(finite(value, "coefficients"));
+        if (params.contains("blocks"))
+            for (const auto& value : params.at("blocks")) blocks_.push_back(finite(value, "blocks"));
+        if (params.contains("roles"))
+            for (const auto& [role, value] : params.at("roles").items()) roles_[role] = finite(value, "roles");
     }
 
     void element(const sdk::Tile& tile) const override {
@@ -31,7 +37,8 @@ public:
             for (size_t k = 0; k < out.size(); ++k) out[k] = i == 0 ? c * delta[k] : out[k] + c * delta[k];
         }
         const auto factor =
-            static_cast<float>(lambda_sum_ ? *lambda_sum_ : *lambda_mean_ / static_cast<double>(tile.experts()));
+            static_cast<float>((lambda_sum_ ? *lambda_sum_ : *lambda_mean_ / static_cast<double>(tile.experts())) *
+                               of_block(tile) * of_role(tile));
         for (float& value : out) value *= factor;
     }
 
@@ -46,8 +53,22 @@ private:
         return value;
     }
 
+    double of_block(const sdk::Tile& tile) const {
+        if (blocks_.empty()) return 1;
+        if (blocks_.size() != tile.blocks())
+            throw sdk::Error("found factors for " + std::to_string(blocks_.size()) + " blocks, but the encoder has " +
+                                 std::to_string(tile.blocks()),
+                             BPH_INVALID_ARGUMENT, "blocks");
+        return tile.block() < 0 ? 1 : blocks_[static_cast<size_t>(tile.block())];
+    }
+    double of_role(const sdk::Tile& tile) const {
+        const auto found = roles_.find(tile.role());
+        return found == roles_.end() ? 1 : found->second;
+    }
+
     std::optional<double> lambda_mean_, lambda_sum_;
-    std::vector<double> coefficients_;
+    std::vector<double> coefficients_, blocks_;
+    std::map<std::string, double, std::less<>> roles_;
 };
 
 BIOPHONY_PLUGIN(sdk::merger<TaskArithmetic>("task-arithmetic"))

@@ -142,6 +142,18 @@ public:
     std::string_view tensor() const { return from_c(tile_->tensor); }
     std::string_view role() const { return from_c(tile_->role); }
     int block() const { return tile_->block; }
+    /// How many blocks the encoder has; 0 where no tensor is in one.
+    size_t blocks() const { return tile_->block_count; }
+    /// For a post stage with `"needs": ["experts"]`: how many experts were merged,
+    size_t sources() const {
+        promised(tile_->sources, "sources()", "\"needs\": [\"experts\"]");
+        return tile_->source_count;
+    }
+    /// and the delta of expert i as it was read.
+    std::span<const float> source(size_t i) const {
+        promised(tile_->sources, "source(i)", "\"needs\": [\"experts\"]");
+        return {tile_->sources[i], size()};
+    }
     /// Which expert, for a transform that sees one.
     uint32_t expert_index() const { return tile_->expert_index; }
     /// Row-major index of the first element.

@@ -117,6 +117,16 @@ public:
         for (k += 4 * blocks; k < out.size(); ++k) out[k] = words((first + k) / 4)[(first + k) % 4];
     }
 
+    /// uniform(first), uniform(first + 1), …, as quick as bits().
+    void uniform(uint64_t first, std::span<double> out) const {
+        std::array<uint32_t, 256> part;
+        for (size_t done = 0; done < out.size(); done += part.size()) {
+            const size_t count = out.size() - done < part.size() ? out.size() - done : part.size();
+            bits(first + done, std::span(part).first(count));
+            for (size_t k = 0; k < count; ++k) out[done + k] = part[k] * 0x1p-32;
+        }
+    }
+
     /// Standard normal (Box and Muller 1958), index by index.
     double normal(uint64_t index) const {
         const auto w = words(index / 2, 1);

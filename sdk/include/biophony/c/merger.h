@@ -6,7 +6,8 @@
  *   {"stage": "combine", "scope": "element", "space": "delta", "random": false, "permutation_invariant": true}
  *
  *   stage   "transform", "combine" or "post"
- *   experts "one" (default) or "all": a transform that sees all experts at once and writes as many
+ *   experts "one" (default) or "all": a transform that sees all experts at once and writes as many; for a combine a
+ *           number, where it takes exactly so many
  *   scope   what the stage must see to give one value:
  *             "element"  the experts' values at that place: tiles of any size go to `element`
  *             "tensor"   the whole tensor: `element` gets it as one tile
@@ -20,10 +21,11 @@
  *           has seen: counts, sums of integers, extremes. Then there is one state a thread, and nobody waits for
  *           another; otherwise there is one for each 4 194 304 elements, joined in order
  *   space   "delta" or "weight": what the stage takes and gives
- *   needs   ["base"]: the base's weights beside the experts' values; ["linalg"]: the host's linear algebra
- *   random  whether it draws random numbers
- *   preset  instead of all these: a list of stages, {"use": "merger:…", "with": {…}}, for which the item stands. It has
- *           no code. {"parameter": "density"} as a value is the item's own parameter of that name; each is used so.
+ *   needs   ["base"]: the base's weights beside the experts' values; ["linalg"]: the host's linear algebra;
+ *           ["experts"], for a post stage: the experts' deltas as they were read, before any stage, beside the merged
+ * one random  whether it draws random numbers preset  instead of all these: a list of stages, {"use": "merger:…",
+ * "with": {…}}, for which the item stands. It has no code. {"parameter": "density"} as a value is the item's own
+ * parameter of that name; each is used so.
  *
  * A parameter whose schema has "x-per-expert": true is an array with one entry per expert; the host checks its length.
  * None may be a file ("format": "path"): that isn't known yet.
@@ -65,6 +67,10 @@ typedef struct bph_merge_tile {
     uint32_t reserved;
     const void* observed; /* "global": what observe_end left in the last pass; else null, and null in `observe` */
     const bph_linalg_v0* linalg; /* for stages that need it; else null */
+    const float* const* sources; /* for post stages that need the experts: `source_count` pointers to `count` deltas;
+                                  * else null. Also in `observe` */
+    uint32_t source_count;       /* how many experts are merged, where `sources` are there; else 0 */
+    uint32_t block_count;        /* how many blocks the encoder has: one more than the last one that a tensor is in */
 } bph_merge_tile;
 
 typedef struct bph_merger_v0 {
