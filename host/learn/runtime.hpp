@@ -11,5 +11,6 @@ void run_fine_tune(TaskContext& context);
 void run_features(TaskContext& context);
 void run_head(TaskContext& context);
 void run_evaluate(TaskContext& context);
+void run_sweep(TaskContext& context);
 
 }  // namespace biophony

@@ -4,7 +4,8 @@ set(decode audio base)
 set(weights weights base)
 set(learning learn linalg audio weights base)
 
-set(node_types dataset background encoder pretrain fine_tune task_vector compose features head evaluate table)
+set(node_types dataset background encoder pretrain fine_tune task_vector compose arithmetic sweep geometry features head keep_head
+  evaluate table)
 set(dataset     ${decode} tasks/dataset.cpp tasks/splits.cpp tasks/splits.hpp tasks/clips.cpp tasks/clips.hpp)
 set(background  ${decode} tasks/background.cpp tasks/quiet.cpp tasks/quiet.hpp tasks/clips.cpp tasks/clips.hpp)
 set(encoder     learn weights base tasks/encoder.cpp)
@@ -17,7 +18,11 @@ set(fine_tune   ${decode} weights/safetensors.cpp weights/safetensors.hpp weight
 set(task_vector ${weights} tasks/task_vector.cpp)
 set(compose     base weights/finite.hpp weights/merge.cpp weights/merge.hpp weights/safetensors.cpp weights/safetensors.hpp
                 weights/stages.cpp weights/stages.hpp weights/task_vector.cpp weights/task_vector.hpp
-                plugins/merger_traits.cpp plugins/merger_traits.hpp linalg/lent.cpp tasks/compose.cpp)
+                plugins/merger_traits.cpp plugins/merger_traits.hpp linalg/lent.cpp tasks/compose.cpp
+                tasks/arithmetic.cpp tasks/arithmetic.hpp weights/expression.cpp weights/expression.hpp)
+set(arithmetic  base weights/finite.hpp weights/safetensors.cpp weights/safetensors.hpp weights/task_vector.cpp weights/task_vector.hpp
+                weights/vector_sum.cpp weights/vector_sum.hpp weights/expression.cpp weights/expression.hpp
+                tasks/arithmetic.cpp tasks/arithmetic.hpp)
 # Heads work on features; only what makes features listens.
 set(encoders    learn/encoder.cpp learn/encoder.hpp learn/pooling.cpp learn/pooling.hpp)
 set(feature_use ${weights} ${encoders} learn/features.cpp learn/features.hpp tasks/clips.cpp tasks/clips.hpp)
@@ -27,6 +32,10 @@ set(features    ${decode} ${feature_use} learn/windows.cpp learn/windows.hpp lea
 set(head        ${head_use} linalg learn/ridge.cpp learn/ridge.hpp learn/discriminant.cpp learn/discriminant.hpp
   learn/logistic.cpp learn/logistic.hpp learn/run_head.cpp tasks/head.cpp)
 set(evaluate    ${head_use} measure learn/run_evaluate.cpp tasks/evaluate.cpp)
+set(geometry    base weights/finite.hpp weights/safetensors.cpp weights/safetensors.hpp weights/task_vector.cpp weights/task_vector.hpp
+                weights/geometry.cpp weights/geometry.hpp tasks/geometry.cpp tasks/arithmetic.hpp)
+set(keep_head   base tasks/keep_head.cpp)
+set(sweep       ${features} ${head} ${evaluate} ${arithmetic} ${keep_head} learn/run_sweep.cpp tasks/sweep.cpp tasks/sweep.hpp)
 set(table       measure report base tasks/table.cpp)
 
 set(text "// Made by tasks/sources.cmake; do not edit.\n#pragma once\n\nnamespace biophony::sources {\n")

@@ -20,6 +20,7 @@ struct TorchRuntime {
     void (*run_features)(TaskContext&);
     void (*run_head)(TaskContext&);
     void (*run_evaluate)(TaskContext&);
+    void (*run_sweep)(TaskContext&);
     /// The linear algebra that is lent to merge stages. Sets LibTorch to one thread a call, until the next torch node.
     /// [main]
     const bph_linalg_v0* (*linalg)();
