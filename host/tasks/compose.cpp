@@ -4,12 +4,14 @@
 #include <algorithm>
 #include <chrono>
 
+#include "base/files.hpp"
 #include "node_sources.hpp"
 #include "pipeline/graph.hpp"
 #include "tasks/arithmetic.hpp"
 #include "tasks/node_types.hpp"
 #include "tasks/torch_runtime.hpp"
 #include "weights/expression.hpp"
+#include "weights/geometry.hpp"
 #include "weights/merge.hpp"
 
 namespace biophony {
@@ -112,6 +114,14 @@ void run_compose(TaskContext& context) {
     const MergeReport report = merge(context.input("base").folder / "encoder.safetensors", vectors, stages,
                                      context.out / "encoder.safetensors", options);
     const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+    const Geometry geometry = geometry_of(context.input("base").folder / "encoder.safetensors", vectors,
+                                          vector_names(context), context.threads, nullptr, context.cancel);
+    std::vector<std::string> used;
+    for (const MergeStage& stage : stages) used.push_back(stage.item->id);
+    const std::vector<std::string> warnings = geometry.warnings(used);
+    for (const std::string& warning : warnings) context.note(warning);
+    write_json(context.out / "geometry.json", geometry.to_json(warnings));
+    write_file_atomically(context.out / "geometry.csv", geometry.to_csv());
     context.headline =
         fmt::format("{} vectors, {:.2f} GB/s", vectors.size(),
                     static_cast<double>(report.bytes_read + report.bytes_written) / 1e9 / std::max(seconds, 1e-9));

@@ -19,7 +19,8 @@ set(task_vector ${weights} tasks/task_vector.cpp)
 set(compose     base weights/finite.hpp weights/merge.cpp weights/merge.hpp weights/safetensors.cpp weights/safetensors.hpp
                 weights/stages.cpp weights/stages.hpp weights/task_vector.cpp weights/task_vector.hpp
                 plugins/merger_traits.cpp plugins/merger_traits.hpp linalg/lent.cpp tasks/compose.cpp
-                tasks/arithmetic.cpp tasks/arithmetic.hpp weights/expression.cpp weights/expression.hpp)
+                tasks/arithmetic.cpp tasks/arithmetic.hpp weights/expression.cpp weights/expression.hpp weights/geometry.cpp
+                weights/geometry.hpp)
 set(arithmetic  base weights/finite.hpp weights/safetensors.cpp weights/safetensors.hpp weights/task_vector.cpp weights/task_vector.hpp
                 weights/vector_sum.cpp weights/vector_sum.hpp weights/expression.cpp weights/expression.hpp
                 tasks/arithmetic.cpp tasks/arithmetic.hpp)
