@@ -25,6 +25,7 @@ int plugins_command(const std::vector<std::string>& arguments);
 int inspect_command(const std::vector<std::string>& arguments);
 int check_command(const std::vector<std::string>& arguments);
 int plan_command(const std::vector<std::string>& arguments);
+int merge_command(const std::vector<std::string>& arguments);
 int run_command(const std::vector<std::string>& arguments);
 
 namespace options = boost::program_options;

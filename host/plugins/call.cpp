@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <atomic>
 #include <cmath>
 #include <mutex>
 #include <utility>
@@ -43,6 +44,7 @@ struct PluginCall::State {
     CallOptions options;
     std::mutex mutex;
     std::string message, parameter;
+    std::atomic<bool> told{false};  ///< whether there may be a message
 
     static State& of(const bph_call* call) { return *static_cast<State*>(call->host); }
 
@@ -54,6 +56,7 @@ struct PluginCall::State {
         const std::lock_guard lock(state.mutex);
         state.message = safe_text(message);
         state.parameter = parameter.is_string() ? parameter.get<std::string>() : std::string();
+        state.told = true;
     } catch (...) {
     }
     static void log(const bph_call* call, int32_t level, bph_str message) noexcept try {
@@ -95,9 +98,11 @@ const bph_call* PluginCall::get() const {
 }
 
 void PluginCall::check(bph_status status) const {
+    if (status == BPH_OK && !state_->told.load(std::memory_order_relaxed)) return;
     std::string message, parameter;
     {
         const std::lock_guard lock(state_->mutex);
+        state_->told = false;
         message = std::exchange(state_->message, {});
         parameter = std::exchange(state_->parameter, {});
     }

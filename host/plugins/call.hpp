@@ -50,8 +50,12 @@ public:
     ~CrashContext();
     CrashContext(const CrashContext&) = delete;
     CrashContext& operator=(const CrashContext&) = delete;
+    /// From here on it is this plugin's call ("" = none's). The text must outlive the context, or the next call of
+    /// this. Costs nothing, for calls in a loop.
+    void enter(const char* plugin);
 
 private:
+    void* slot_ = nullptr;
     char plugin_[208];
     char node_[208];
 };

@@ -17,7 +17,7 @@ namespace biophony {
 namespace {
 
 /// The contexts that live, in any thread. One that finds no free slot isn't told.
-struct Slot {
+struct alignas(64) Slot {
     std::atomic<const char*> plugin{nullptr};  ///< null = free
     std::atomic<const char*> node{nullptr};
     std::atomic<pid_t> thread{0};
@@ -154,6 +154,7 @@ CrashContext::CrashContext(std::string_view plugin, std::string_view node) {
     for (Slot& slot : slots) {
         const char* free = nullptr;
         if (!slot.plugin.compare_exchange_strong(free, plugin_)) continue;
+        slot_ = &slot;
         slot.thread = this_thread();
         slot.order = ++contexts;
         slot.node = node_;
@@ -162,13 +163,15 @@ CrashContext::CrashContext(std::string_view plugin, std::string_view node) {
 }
 
 CrashContext::~CrashContext() {
-    for (Slot& slot : slots) {
-        if (slot.plugin.load() != plugin_) continue;
-        slot.node = nullptr;
-        slot.thread = 0;
-        slot.plugin = nullptr;
-        return;
-    }
+    if (slot_ == nullptr) return;
+    Slot& slot = *static_cast<Slot*>(slot_);
+    slot.node = nullptr;
+    slot.thread = 0;
+    slot.plugin = nullptr;
+}
+
+void CrashContext::enter(const char* plugin) {
+    if (slot_ != nullptr) static_cast<Slot*>(slot_)->plugin.store(plugin, std::memory_order_relaxed);
 }
 
 void install_crash_handler() {

@@ -12,7 +12,8 @@ namespace {
 
 const std::vector<std::string> kStages = {"transform", "combine", "post"}, kExperts = {"one", "all"},
                                kScopes = {"element", "tensor", "matrix", "global"}, kSpaces = {"delta", "weight"},
-                               kNeeds = {"base", "linalg"}, kPresetKeys = {"use", "with"};
+                               kNeeds = {"base", "linalg"}, kJoins = {"ordered", "exact"},
+                               kPresetKeys = {"use", "with"};
 constexpr uint32_t kMostPasses = 100;
 
 class MergerReader {
@@ -111,6 +112,8 @@ private:
     void read_passes(MergerTraits& out) {
         const bool global = out.scope == MergerTraits::Scope::kGlobal;
         out.passes = global ? 1 : 0;
+        if (merger_->contains("join") && !global) complain("/join", "to join is for the scope \"global\"");
+        out.exact_join = one_of("join", kJoins, false) == 1;
         const auto found = merger_->find("observe");
         if (found == merger_->end()) return;
         if (!global)
@@ -185,8 +188,17 @@ private:
 }  // namespace
 
 const std::vector<std::string>& merger_keys() {
-    static const std::vector<std::string> keys = {"stage", "experts", "scope",  "roles",  "observe",
-                                                  "space", "needs",   "random", "preset", "permutation_invariant"};
+    static const std::vector<std::string> keys = {"stage",
+                                                  "experts",
+                                                  "scope",
+                                                  "roles",
+                                                  "observe",
+                                                  "space",
+                                                  "join",
+                                                  "needs",
+                                                  "random",
+                                                  "preset",
+                                                  "permutation_invariant"};
     return keys;
 }
 

@@ -22,6 +22,7 @@ struct MergerTraits {
     bool weights = false;            ///< takes and gives weights, not deltas
     std::vector<std::string> roles;  ///< scope matrix: of the tensors that are matrices
     uint32_t passes = 0;             ///< scope global: how often all tensors are shown
+    bool exact_join = false;         ///< scope global: states join the same whichever tensors each has seen
     bool needs_base = false, needs_linalg = false;
     bool random = false;
     Json preset;  ///< an array of {"use", "with"} where the item stands for other stages; else null

@@ -11,7 +11,7 @@
 #include "tasks/node_types.hpp"
 #include "tasks/torch_runtime.hpp"
 #include "weights/expression.hpp"
-#include "weights/geometry.hpp"
+#include "weights/geometry_observer.hpp"
 #include "weights/merge.hpp"
 
 namespace biophony {
@@ -110,12 +110,13 @@ void run_compose(TaskContext& context) {
     options.log = [&](int level, const std::string& text) {
         (level >= BPH_LOG_WARNING ? context.note : context.log)(text);
     };
+    GeometryObserver observer(vector_names(context));
+    options.observer = &observer;
     const auto begin = std::chrono::steady_clock::now();
     const MergeReport report = merge(context.input("base").folder / "encoder.safetensors", vectors, stages,
                                      context.out / "encoder.safetensors", options);
     const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
-    const Geometry geometry = geometry_of(context.input("base").folder / "encoder.safetensors", vectors,
-                                          vector_names(context), context.threads, nullptr, context.cancel);
+    const Geometry geometry = observer.geometry();
     std::vector<std::string> used;
     for (const MergeStage& stage : stages) used.push_back(stage.item->id);
     const std::vector<std::string> warnings = geometry.warnings(used);

@@ -11,16 +11,18 @@ set(background  ${decode} tasks/background.cpp tasks/quiet.cpp tasks/quiet.hpp t
 set(encoder     learn weights base tasks/encoder.cpp)
 set(pretrain    ${learning} tasks/pretrain.cpp tasks/clips.cpp tasks/clips.hpp)
 set(fine_tune   ${decode} weights/safetensors.cpp weights/safetensors.hpp weights/task_vector.cpp weights/task_vector.hpp weights/finite.hpp
-                linalg/linalg.cpp linalg/linalg.hpp learn/augment.cpp learn/augment.hpp learn/autocast.hpp learn/encoder.cpp learn/encoder.hpp
+                weights/kernels.cpp weights/kernels.hpp linalg/linalg.cpp linalg/linalg.hpp learn/augment.cpp learn/augment.hpp learn/autocast.hpp learn/encoder.cpp learn/encoder.hpp
                 learn/model_files.cpp learn/model_files.hpp learn/optimiser.cpp learn/optimiser.hpp learn/pooling.cpp learn/pooling.hpp
                 learn/recipe.cpp learn/recipe.hpp learn/ridge.cpp learn/ridge.hpp learn/run_fine_tune.cpp learn/tensors.hpp learn/trainer.cpp
                 learn/trainer.hpp learn/windows.cpp learn/windows.hpp tasks/fine_tune.cpp tasks/clips.cpp tasks/clips.hpp)
 set(task_vector ${weights} tasks/task_vector.cpp)
-set(compose     base weights/finite.hpp weights/merge.cpp weights/merge.hpp weights/safetensors.cpp weights/safetensors.hpp
+set(compose     base weights/finite.hpp weights/kernels.cpp weights/kernels.hpp weights/merge.cpp weights/merge.hpp
+                weights/merge_inputs.cpp weights/merge_inputs.hpp weights/remembered.cpp weights/remembered.hpp
+                weights/safetensors.cpp weights/safetensors.hpp weights/stage_instance.cpp weights/stage_instance.hpp
                 weights/stages.cpp weights/stages.hpp weights/task_vector.cpp weights/task_vector.hpp
                 plugins/merger_traits.cpp plugins/merger_traits.hpp linalg/lent.cpp tasks/compose.cpp
                 tasks/arithmetic.cpp tasks/arithmetic.hpp weights/expression.cpp weights/expression.hpp weights/geometry.cpp
-                weights/geometry.hpp)
+                weights/geometry.hpp weights/geometry_observer.cpp weights/geometry_observer.hpp)
 set(arithmetic  base weights/finite.hpp weights/safetensors.cpp weights/safetensors.hpp weights/task_vector.cpp weights/task_vector.hpp
                 weights/vector_sum.cpp weights/vector_sum.hpp weights/expression.cpp weights/expression.hpp
                 tasks/arithmetic.cpp tasks/arithmetic.hpp)

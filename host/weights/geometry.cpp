@@ -30,15 +30,28 @@ constexpr double kNormRatio = 3;
 /// Share of the mean that Model Stock keeps, below which its result is the base but for a little.
 constexpr double kLittle = 0.2;
 
-/// Sums in eight chains, which the compiler can keep in one register each; their order is fixed.
+/// Sums in eight chains, which the compiler can keep in registers; their order is fixed. `absolute` gets the sum of the
+/// magnitudes.
 template <class Term>
-double sum_of(size_t count, Term&& term) {
-    std::array<double, 8> sums{};
+double sum_of(size_t count, Term&& term, double* absolute = nullptr) {
+    std::array<double, 8> sums{}, sizes{};
     size_t k = 0;
     for (; k + 8 <= count; k += 8)
-        for (size_t c = 0; c < 8; ++c) sums[c] += term(k + c);
-    for (size_t c = 0; k < count; ++k, ++c) sums[c] += term(k);
-    return ((sums[0] + sums[1]) + (sums[2] + sums[3])) + ((sums[4] + sums[5]) + (sums[6] + sums[7]));
+        for (size_t c = 0; c < 8; ++c) {
+            const double value = term(k + c);
+            sums[c] += value;
+            sizes[c] += std::abs(value);
+        }
+    for (size_t c = 0; k < count; ++k, ++c) {
+        const double value = term(k);
+        sums[c] += value;
+        sizes[c] += std::abs(value);
+    }
+    auto all = [](const std::array<double, 8>& s) {
+        return ((s[0] + s[1]) + (s[2] + s[3])) + ((s[4] + s[5]) + (s[6] + s[7]));
+    };
+    if (absolute != nullptr) *absolute = all(sizes);
+    return all(sums);
 }
 
 double mean_over_pairs(const Geometry::Part& part, double PairGeometry::*figure) {
@@ -73,14 +86,17 @@ void GeometrySums::see(size_t tensor, std::span<const float* const> vectors, siz
     for (size_t i = 0; i < vectors_; ++i) {
         std::copy_n(vectors[i], count, wide_[i].begin());
         const double* a = wide_[i].data();
+        double absolute = 0;
         sums.squares[i] += sum_of(count, [a](size_t k) { return a[k] * a[k]; });
-        sums.absolute[i] += sum_of(count, [a](size_t k) { return std::abs(a[k]); });
+        static_cast<void>(sum_of(count, [a](size_t k) { return a[k]; }, &absolute));
+        sums.absolute[i] += absolute;
     }
     for_pairs(vectors_, [&](size_t i, size_t j, size_t at) {
         Pair& pair = sums.pairs[at];
         const double *a = wide_[i].data(), *b = wide_[j].data();
-        pair.dot += sum_of(count, [a, b](size_t k) { return a[k] * b[k]; });
-        pair.magnitude += sum_of(count, [a, b](size_t k) { return std::abs(a[k] * b[k]); });
+        double magnitude = 0;
+        pair.dot += sum_of(count, [a, b](size_t k) { return a[k] * b[k]; }, &magnitude);
+        pair.magnitude += magnitude;
         const float *x = vectors[i], *y = vectors[j];
         uint32_t agree = 0, both = 0;
         for (size_t k = 0; k < count; ++k) {

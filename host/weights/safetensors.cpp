@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -10,12 +11,14 @@
 #include <bit>
 #include <cerrno>
 #include <cstring>
+#include <numeric>
 #include <optional>
 #include <set>
 
 #include "base/files.hpp"
 #include "base/json.hpp"
 #include "base/nearest.hpp"
+#include "weights/kernels.hpp"
 
 namespace biophony {
 
@@ -26,6 +29,7 @@ namespace {
 
 constexpr uint64_t kMaxHeader = 100'000'000;
 constexpr size_t kMaxRank = 64;
+constexpr uint64_t kRegion = 8 << 20;
 constexpr const char* kMetadataKey = "__metadata__";
 
 struct TypeRow {
@@ -227,15 +231,13 @@ private:
     std::vector<uint64_t> offsets_;
 };
 
-float from_half(uint16_t half) {
-    const uint32_t sign = static_cast<uint32_t>(half & 0x8000U) << 16;
-    const uint32_t exponent = (half >> 10) & 0x1fU, mantissa = half & 0x3ffU;
-    if (exponent == 0) {  // zero and subnormal numbers: mantissa × 2⁻²⁴
-        const float magnitude = static_cast<float>(mantissa) * 0x1p-24F;
-        return std::bit_cast<float>(sign | std::bit_cast<uint32_t>(magnitude));
-    }
-    const uint32_t wide = exponent == 31 ? 255U : exponent + 112U;
-    return std::bit_cast<float>(sign | wide << 23 | mantissa << 13);
+int64_t nanoseconds(const timespec& time) {
+    return time.tv_sec * int64_t{1'000'000'000} + time.tv_nsec;
+}
+
+SafetensorsFile::Identity identity_of(const struct stat& status) {
+    return {status.st_dev, status.st_ino, static_cast<uint64_t>(status.st_size),
+            std::max(nanoseconds(status.st_mtim), nanoseconds(status.st_ctim)), nanoseconds(status.st_mtim)};
 }
 
 }  // namespace
@@ -266,6 +268,10 @@ SafetensorsFile SafetensorsFile::open(const fs::path& path) {
     if (!S_ISREG(status.st_mode))
         throw Error(Code::kRunFailed, S_ISDIR(status.st_mode) ? "is a folder, expected a file" : "is no regular file",
                     {.file = path.string()});
+    timespec time{};
+    ::clock_gettime(CLOCK_REALTIME, &time);
+    out.opened_at_ = nanoseconds(time);
+    out.opened_ = identity_of(status);
     const auto size = static_cast<uint64_t>(status.st_size);
     if (size < 8) refuse(fmt::format("it has {} bytes, expected at least 8", size));
     uint64_t length = 0;
@@ -305,6 +311,10 @@ SafetensorsFile SafetensorsFile::open(const fs::path& path) {
         end = tensor.end;
     }
     if (end != data) refuse(fmt::format("{} bytes follow the last tensor", data - end));
+    out.by_name_.resize(out.tensors_.size());
+    std::iota(out.by_name_.begin(), out.by_name_.end(), 0U);
+    std::sort(out.by_name_.begin(), out.by_name_.end(),
+              [&](uint32_t a, uint32_t b) { return out.tensors_[a].name < out.tensors_[b].name; });
     return out;
 }
 
@@ -317,7 +327,10 @@ SafetensorsFile::SafetensorsFile(SafetensorsFile&& other) noexcept
       fd_(std::exchange(other.fd_, -1)),
       data_begin_(other.data_begin_),
       metadata_(std::move(other.metadata_)),
-      tensors_(std::move(other.tensors_)) {}
+      tensors_(std::move(other.tensors_)),
+      by_name_(std::move(other.by_name_)),
+      opened_(other.opened_),
+      opened_at_(other.opened_at_) {}
 
 SafetensorsFile& SafetensorsFile::operator=(SafetensorsFile&& other) noexcept {
     std::swap(path_, other.path_);
@@ -325,6 +338,9 @@ SafetensorsFile& SafetensorsFile::operator=(SafetensorsFile&& other) noexcept {
     std::swap(data_begin_, other.data_begin_);
     std::swap(metadata_, other.metadata_);
     std::swap(tensors_, other.tensors_);
+    std::swap(by_name_, other.by_name_);
+    std::swap(opened_, other.opened_);
+    std::swap(opened_at_, other.opened_at_);
     return *this;
 }
 
@@ -334,9 +350,16 @@ std::string SafetensorsFile::metadata(const std::string& key) const {
 }
 
 const TensorInfo* SafetensorsFile::find(std::string_view name) const {
-    for (const TensorInfo& tensor : tensors_)
-        if (tensor.name == name) return &tensor;
-    return nullptr;
+    const auto found =
+        std::lower_bound(by_name_.begin(), by_name_.end(), name,
+                         [&](uint32_t at, std::string_view wanted) { return tensors_[at].name < wanted; });
+    return found == by_name_.end() || tensors_[*found].name != name ? nullptr : &tensors_[*found];
+}
+
+SafetensorsFile::Identity SafetensorsFile::identity() const {
+    struct stat status {};
+    if (::fstat(fd_, &status) != 0) throw_errno("read", path_);
+    return identity_of(status);
 }
 
 const TensorInfo& SafetensorsFile::require(std::string_view name) const {
@@ -362,27 +385,19 @@ void SafetensorsFile::read_floats(const TensorInfo& tensor, uint64_t first, std:
                     fmt::format("elements {} to {} of tensor {} were asked for, it has {}", first, first + out.size(),
                                 in_quotes(tensor.name), tensor.elements()),
                     {.file = path_.string()});
-    auto convert = [&]<class Raw>(Raw, auto widen) {
-        std::array<Raw, 4096> raw;
-        for (size_t done = 0; done < out.size();) {
-            const size_t count = std::min(raw.size(), out.size() - done);
-            read(tensor, (first + done) * sizeof(Raw), std::as_writable_bytes(std::span(raw).first(count)));
-            std::transform(raw.begin(), raw.begin() + count, out.begin() + done, widen);
-            done += count;
-        }
-    };
-    switch (tensor.dtype) {
-        case DType::kF32: read(tensor, first * sizeof(float), std::as_writable_bytes(out)); break;
-        case DType::kF16: convert(uint16_t{}, from_half); break;
-        case DType::kBF16:
-            convert(uint16_t{}, [](uint16_t raw) { return std::bit_cast<float>(static_cast<uint32_t>(raw) << 16); });
-            break;
-        case DType::kF64: convert(double{}, [](double raw) { return static_cast<float>(raw); }); break;
-        default:
-            throw Error(Code::kRunFailed,
-                        fmt::format("tensor {} is {}, expected F32, F16, BF16 or F64", in_quotes(tensor.name),
-                                    to_string(tensor.dtype)),
-                        {.file = path_.string()});
+    if (!is_floating(tensor.dtype))
+        throw Error(Code::kRunFailed,
+                    fmt::format("tensor {} is {}, expected F32, F16, BF16 or F64", in_quotes(tensor.name),
+                                to_string(tensor.dtype)),
+                    {.file = path_.string()});
+    if (tensor.dtype == DType::kF32) return read(tensor, first * sizeof(float), std::as_writable_bytes(out));
+    std::array<std::byte, 1 << 15> raw;
+    const size_t size = size_of(tensor.dtype);
+    for (size_t done = 0; done < out.size();) {
+        const size_t count = std::min(raw.size() / size, out.size() - done);
+        read(tensor, (first + done) * size, std::span(raw).first(count * size));
+        kernels::widen(tensor.dtype, raw.data(), out.data() + done, count);
+        done += count;
     }
 }
 
@@ -430,6 +445,8 @@ SafetensorsWriter::SafetensorsWriter(fs::path path, std::vector<Tensor> tensors,
                     fmt::format("the header would have {} bytes, the format allows {}", header.size(), kMaxHeader),
                     {.file = path_.string()});
     data_begin_ = 8 + header.size();
+    regions_ = std::vector<std::atomic<uint64_t>>((data_begin_ + total) / kRegion + 1);
+    regions_[0] = std::min(data_begin_, kRegion);
 
     std::error_code problem;
     if (path_.has_parent_path()) fs::create_directories(path_.parent_path(), problem);
@@ -478,6 +495,18 @@ void SafetensorsWriter::write(std::string_view name, uint64_t byte_offset, std::
                     {.file = path_.string()});
     write_all(fd_, path_, data_begin_ + target.info.begin + byte_offset, bytes);
     target.written += bytes.size();
+    start_writeback(data_begin_ + target.info.begin + byte_offset, bytes.size());
+}
+
+void SafetensorsWriter::start_writeback(uint64_t offset, uint64_t bytes) {
+    while (bytes > 0) {
+        const uint64_t region = offset / kRegion, part = std::min(bytes, (region + 1) * kRegion - offset);
+        // The last region may never be full; finish() sees to it.
+        if ((regions_[region] += part) == kRegion)
+            ::sync_file_range(fd_, static_cast<off_t>(region * kRegion), kRegion, SYNC_FILE_RANGE_WRITE);
+        offset += part;
+        bytes -= part;
+    }
 }
 
 void SafetensorsWriter::write_floats(std::string_view name, uint64_t first, std::span<const float> values) {

@@ -41,6 +41,19 @@ public:
     SafetensorsFile& operator=(SafetensorsFile&&) noexcept;
 
     const std::filesystem::path& path() const { return path_; }
+    /// Which file it is, and which state of it: where nothing of this differs, nothing was written to it since.
+    struct Identity {
+        uint64_t device = 0, inode = 0, size = 0;
+        int64_t changed = 0;  ///< the later of the times of content and inode, nanoseconds since 1970
+        int64_t modified = 0;
+        bool operator==(const Identity&) const = default;
+    };
+    /// As it was before the first byte was read, and as it is now. Throws Error(kRunFailed) where the file system
+    /// doesn't say.
+    const Identity& opened() const { return opened_; }
+    Identity identity() const;
+    /// When it was opened, nanoseconds since 1970.
+    int64_t opened_at() const { return opened_at_; }
     const std::map<std::string, std::string>& metadata() const { return metadata_; }
     /// A metadata value, or empty.
     std::string metadata(const std::string& key) const;
@@ -64,6 +77,9 @@ private:
     uint64_t data_begin_ = 0;
     std::map<std::string, std::string> metadata_;
     std::vector<TensorInfo> tensors_;
+    std::vector<uint32_t> by_name_;  ///< places in tensors_
+    Identity opened_;
+    int64_t opened_at_ = 0;
 };
 
 /// Writes one file: all tensors are announced first, then filled in any order, from several threads if need be.
@@ -97,11 +113,15 @@ private:
         std::atomic<uint64_t> written{0};
     };
     Slot& slot(std::string_view name);
+    void start_writeback(uint64_t offset, uint64_t bytes);
 
     std::filesystem::path path_, temporary_;
     int fd_ = -1;
     uint64_t data_begin_ = 0;
     std::map<std::string, Slot, std::less<>> tensors_;
+    /// Bytes that are written of each region of the file: one that is full goes to the disk at once, so that the sync
+    /// at the end finds little to do.
+    std::vector<std::atomic<uint64_t>> regions_;
 };
 
 }  // namespace biophony

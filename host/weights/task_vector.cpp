@@ -156,7 +156,11 @@ std::map<std::string, std::string> tensor_hashes(const SafetensorsFile& file, un
 }
 
 std::string weights_digest(const SafetensorsFile& file) {
-    return digest_of(file, tensor_hashes(file));
+    return weights_digest(file, tensor_hashes(file));
+}
+
+std::string weights_digest(const SafetensorsFile& file, const std::map<std::string, std::string>& hashes) {
+    return digest_of(file, hashes);
 }
 
 void write_task_vector(const std::filesystem::path& base_path, const std::filesystem::path& model_path,

@@ -38,6 +38,8 @@ struct EncoderCard {
 std::map<std::string, std::string> tensor_hashes(const SafetensorsFile& file, unsigned threads = 1);
 /// One digest over names, dtypes, shapes and hashes: the identity of a set of weights, whatever its metadata.
 std::string weights_digest(const SafetensorsFile& file);
+/// The same with its tensor_hashes() at hand.
+std::string weights_digest(const SafetensorsFile& file, const std::map<std::string, std::string>& hashes);
 
 /// Writes θ_model − θ_base for every floating tensor, rounded once to float32. Both files must have the same encoder,
 /// config, roles, names and shapes, tensors of other types the same bytes, and no value may be NaN or infinite; throws

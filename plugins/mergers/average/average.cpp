@@ -11,14 +11,16 @@ public:
     // The arithmetic of task-arithmetic at lambda_mean = 1, step for step, so that both give the same bits: sum in the
     // order of the experts, then one product.
     void element(const sdk::Tile& tile) const override {
-        const auto out = tile.out();
-        for (size_t k = 0; k < out.size(); ++k) out[k] = tile.expert(0)[k];
+        const size_t size = tile.size();
+        float* out = tile.out().data();
+        const float* first = tile.expert(0).data();
+        for (size_t k = 0; k < size; ++k) out[k] = first[k];
         for (size_t i = 1; i < tile.experts(); ++i) {
-            const auto delta = tile.expert(i);
-            for (size_t k = 0; k < out.size(); ++k) out[k] += delta[k];
+            const float* delta = tile.expert(i).data();
+            for (size_t k = 0; k < size; ++k) out[k] += delta[k];
         }
         const auto factor = static_cast<float>(1.0 / static_cast<double>(tile.experts()));
-        for (float& value : out) value *= factor;
+        for (size_t k = 0; k < size; ++k) out[k] *= factor;
     }
 };
 

@@ -16,6 +16,9 @@
  *   roles   for "matrix": the roles that are matrices, ["matrix"] by default. A tensor of more than two dimensions is
  *           seen as (first dimension) × (all others)
  *   observe for "global": how many times all tensors are shown, 1 by default
+ *   join    for "global": "ordered" (default), or "exact" where states join to the same whichever tensors each of them
+ *           has seen: counts, sums of integers, extremes. Then there is one state a thread and nobody waits, which costs
+ *           least; otherwise there is one for each 4 194 304 elements, joined in order
  *   space   "delta" or "weight": what the stage takes and gives
  *   needs   ["base"]: the base's weights beside the experts' values; ["linalg"]: the host's linear algebra
  *   random  whether it draws random numbers
@@ -77,7 +80,7 @@ typedef struct bph_merger_v0 {
     bph_status (*matrix)(const bph_call* call, const void* self, const bph_merge_tile* tile);
     /* Scope "global", else null. In pass 0, 1, … the host makes states, shows each some tiles in ascending order, joins
      * them in ascending order of what they have seen, and ends the one that is left. Which state sees what depends on
-     * the sizes of tensors only. `earlier` is the ended state of the pass before, null in pass 0; states live until
+     * the sizes of tensors only, unless the manifest says "join": "exact". `earlier` is the ended state of the pass before, null in pass 0; states live until
      * the merge is over. Tiles are as in `element`, without places to write to. [any], one thread a state */
     bph_status (*observe_begin)(const bph_call* call, const void* self, uint32_t pass, uint32_t expert_count,
                                 const void* earlier, void** state);

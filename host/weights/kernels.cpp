@@ -1,0 +1,189 @@
+#include "weights/kernels.hpp"
+
+#include <bit>
+#include <cmath>
+#include <cstring>
+
+#if defined(__x86_64__) && defined(__GNUC__)
+#include <immintrin.h>
+#define BPH_WIDE 1
+#endif
+
+namespace biophony::kernels {
+
+namespace {
+
+constexpr uint32_t kExponent = 0x7f800000U;
+
+template <class T>
+T load(const std::byte* raw, size_t i) {
+    T value;
+    std::memcpy(&value, raw + i * sizeof(T), sizeof(T));
+    return value;
+}
+
+float from_half(uint16_t half) {
+    const uint32_t sign = static_cast<uint32_t>(half & 0x8000U) << 16;
+    const uint32_t exponent = (half >> 10) & 0x1fU, mantissa = half & 0x3ffU;
+    if (exponent == 0) {  // zero and subnormal numbers: mantissa × 2⁻²⁴
+        const float magnitude = static_cast<float>(mantissa) * 0x1p-24F;
+        return std::bit_cast<float>(sign | std::bit_cast<uint32_t>(magnitude));
+    }
+    const uint32_t wide = exponent == 31 ? 255U : exponent + 112U;
+    return std::bit_cast<float>(sign | wide << 23 | mantissa << 13);
+}
+
+uint16_t to_half(float value) {
+    const uint32_t bits = std::bit_cast<uint32_t>(value), sign = (bits >> 16) & 0x8000U, magnitude = bits & 0x7fffffffU;
+    if (magnitude > kExponent) return static_cast<uint16_t>(sign | 0x7e00U);
+    if (magnitude >= 0x47800000U) return static_cast<uint16_t>(sign | 0x7c00U);  // 65536 and more
+    if (magnitude < 0x38800000U) {                                       // below 2⁻¹⁴: multiples of 2⁻²⁴
+        const float scaled = std::bit_cast<float>(magnitude) * 0x1p24F;  // exact
+        return static_cast<uint16_t>(sign | static_cast<uint32_t>(std::nearbyint(scaled)));
+    }
+    const uint32_t rounded = magnitude + 0xfffU + ((magnitude >> 13) & 1U) - 0x38000000U;  // may carry into infinity
+    return static_cast<uint16_t>(sign | rounded >> 13);
+}
+
+uint16_t to_bfloat(float value) {
+    const uint32_t bits = std::bit_cast<uint32_t>(value);
+    if ((bits & 0x7fffffffU) > kExponent) return static_cast<uint16_t>((bits >> 16) | 0x40U);
+    return static_cast<uint16_t>((bits + 0x7fffU + ((bits >> 16) & 1U)) >> 16);
+}
+
+// Bodies that are compiled for each set of instructions.
+
+[[gnu::always_inline]] inline bool finite_body(const float* values, size_t count) {
+    uint32_t found = 0;  // no early exit in these loops, so that they run on whole registers
+    for (size_t k = 0; k < count; ++k)
+        found |= (std::bit_cast<uint32_t>(values[k]) & kExponent) == kExponent ? ~0U : 0U;
+    return found == 0;
+}
+
+[[gnu::always_inline]] inline bool sum_body(const float* __restrict__ a, const float* __restrict__ b,
+                                            float* __restrict__ out, size_t count) {
+    uint32_t found = 0;
+    for (size_t k = 0; k < count; ++k) {
+        const float value = a[k] + b[k];
+        out[k] = value;
+        found |= (std::bit_cast<uint32_t>(value) & kExponent) == kExponent ? ~0U : 0U;
+    }
+    return found == 0;
+}
+
+/// values += sign * base; the product by 1 or -1 is exact.
+[[gnu::always_inline]] inline bool shift_body(float* __restrict__ values, const float* __restrict__ base, float sign,
+                                              size_t count) {
+    uint32_t found = 0;
+    for (size_t k = 0; k < count; ++k) {
+        values[k] += sign * base[k];
+        found |= (std::bit_cast<uint32_t>(values[k]) & kExponent) == kExponent ? ~0U : 0U;
+    }
+    return found == 0;
+}
+
+[[gnu::always_inline]] inline void widen_bfloat_body(const std::byte* raw, float* out, size_t count) {
+    for (size_t k = 0; k < count; ++k)
+        out[k] = std::bit_cast<float>(static_cast<uint32_t>(load<uint16_t>(raw, k)) << 16);
+}
+
+bool finite_any(const float* values, size_t count) {
+    return finite_body(values, count);
+}
+bool sum_any(const float* a, const float* b, float* out, size_t count) {
+    return sum_body(a, b, out, count);
+}
+bool shift_any(float* values, const float* base, float sign, size_t count) {
+    return shift_body(values, base, sign, count);
+}
+void widen_bfloat_any(const std::byte* raw, float* out, size_t count) {
+    widen_bfloat_body(raw, out, count);
+}
+void widen_half_any(const std::byte* raw, float* out, size_t count) {
+    for (size_t k = 0; k < count; ++k) out[k] = from_half(load<uint16_t>(raw, k));
+}
+
+#ifdef BPH_WIDE
+// No FMA: a fused product and sum would give other bits.
+[[gnu::target("avx2")]] bool finite_wide(const float* values, size_t count) {
+    return finite_body(values, count);
+}
+[[gnu::target("avx2")]] bool sum_wide(const float* a, const float* b, float* out, size_t count) {
+    return sum_body(a, b, out, count);
+}
+[[gnu::target("avx2")]] bool shift_wide(float* values, const float* base, float sign, size_t count) {
+    return shift_body(values, base, sign, count);
+}
+[[gnu::target("avx2")]] void widen_bfloat_wide(const std::byte* raw, float* out, size_t count) {
+    widen_bfloat_body(raw, out, count);
+}
+[[gnu::target("avx2,f16c")]] void widen_half_wide(const std::byte* raw, float* out, size_t count) {
+    size_t k = 0;
+    for (; k + 8 <= count; k += 8)
+        _mm256_storeu_ps(out + k, _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(raw + 2 * k))));
+    widen_half_any(raw + 2 * k, out + k, count - k);
+}
+const bool wide = __builtin_cpu_supports("avx2") != 0;
+const bool wide_half = wide && __builtin_cpu_supports("f16c") != 0;
+#define BPH_DISPATCH(name, ...) (wide ? name##_wide(__VA_ARGS__) : name##_any(__VA_ARGS__))
+#else
+constexpr bool wide_half = false;
+void widen_half_wide(const std::byte*, float*, size_t) {}
+#define BPH_DISPATCH(name, ...) name##_any(__VA_ARGS__)
+#endif
+
+}  // namespace
+
+void widen(DType dtype, const std::byte* raw, float* out, size_t count) {
+    switch (dtype) {
+        case DType::kF16:
+            if (wide_half)
+                widen_half_wide(raw, out, count);
+            else
+                widen_half_any(raw, out, count);
+            return;
+        case DType::kBF16: BPH_DISPATCH(widen_bfloat, raw, out, count); return;
+        case DType::kF64:
+            for (size_t k = 0; k < count; ++k) out[k] = static_cast<float>(load<double>(raw, k));
+            return;
+        default: std::memcpy(out, raw, count * sizeof(float)); return;
+    }
+}
+
+void narrow(DType dtype, const float* values, std::byte* raw, size_t count) {
+    auto store = [&](auto convert) {
+        for (size_t k = 0; k < count; ++k) {
+            const auto value = convert(values[k]);
+            std::memcpy(raw + k * sizeof(value), &value, sizeof(value));
+        }
+    };
+    switch (dtype) {
+        case DType::kF16: store(to_half); return;
+        case DType::kBF16: store(to_bfloat); return;
+        case DType::kF64: store([](float value) { return static_cast<double>(value); }); return;
+        default: std::memcpy(raw, values, count * sizeof(float)); return;
+    }
+}
+
+bool narrow_is_finite(DType dtype, const std::byte* raw, size_t count) {
+    const uint16_t exponent = dtype == DType::kF16 ? 0x7c00 : dtype == DType::kBF16 ? 0x7f80 : 0;
+    if (exponent == 0) return true;  // as wide as float32
+    uint32_t found = 0;
+    for (size_t k = 0; k < count; ++k) found |= (load<uint16_t>(raw, k) & exponent) == exponent ? 1U : 0U;
+    return found == 0;
+}
+
+bool finite(const float* values, size_t count) {
+    return BPH_DISPATCH(finite, values, count);
+}
+bool subtract(float* values, const float* base, size_t count) {
+    return BPH_DISPATCH(shift, values, base, -1.0F, count);
+}
+bool add(float* values, const float* base, size_t count) {
+    return BPH_DISPATCH(shift, values, base, 1.0F, count);
+}
+bool sum(const float* a, const float* b, float* out, size_t count) {
+    return BPH_DISPATCH(sum, a, b, out, count);
+}
+
+}  // namespace biophony::kernels

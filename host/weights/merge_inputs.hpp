@@ -1,0 +1,56 @@
+// The files that a merge reads: a base and experts, opened once, and found to belong together.
+#pragma once
+
+#include <filesystem>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "weights/merge_observer.hpp"
+#include "weights/safetensors.hpp"
+#include "weights/task_vector.hpp"
+
+namespace biophony {
+
+/// A file with θ_expert − θ_base (a task vector), or with θ_expert (a checkpoint).
+class MergeExpert {
+public:
+    explicit MergeExpert(TaskVector vector) : vector_(std::move(vector)) {}
+    explicit MergeExpert(SafetensorsFile checkpoint) : checkpoint_(std::move(checkpoint)) {}
+    bool is_vector() const { return vector_.has_value(); }
+    const TaskVector& vector() const { return *vector_; }
+    const SafetensorsFile& file() const { return vector_ ? vector_->file() : *checkpoint_; }
+
+private:
+    std::optional<TaskVector> vector_;
+    std::optional<SafetensorsFile> checkpoint_;
+};
+
+struct MergeInputs {
+    std::unique_ptr<SafetensorsFile> base;
+    std::optional<EncoderCard> card;  ///< of the base; none where it is no encoder file
+    std::vector<MergeExpert> experts;
+    std::string base_digest;    ///< weights_digest() where a task vector asked for it, else empty
+    uint64_t bytes_hashed = 0;  ///< that were read for it
+};
+
+/// The role of a tensor that no encoder tells, by its shape and name. Kind: "bias" and "norm" by the name for one
+/// dimension, else "vector"; "matrix" for two, "embedding" where the name says so; "convolution" for more. Block: the
+/// first number that stands between dots, as in "encoder.layers.3.fc1.weight", else -1.
+struct TensorRole {
+    std::string kind;
+    int32_t block = -1;
+};
+TensorRole role_of(const TensorInfo& tensor);
+/// What the encoder's card says of it.
+TensorRole role_of(const TensorInfo& tensor, const EncoderCard& card);
+
+/// Opens the files and compares them: which encoder, names, shapes, types; that vectors were made from this base, by
+/// its hashes; that tensors which are not floating are the same everywhere; that `out` is none of them. Nothing is
+/// written. Throws Error: the one problem, or all of them, one a line. kInvalid where `out` alone is wrong, else
+/// kRunFailed.
+MergeInputs open_inputs(const std::filesystem::path& base, const std::vector<std::filesystem::path>& experts,
+                        const std::filesystem::path& out, unsigned threads);
+
+}  // namespace biophony

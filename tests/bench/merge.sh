@@ -1,0 +1,119 @@
+#!/usr/bin/env bash
+# Merging files, against the floor: reading all inputs once and copying one file, durably, with as many threads. Inputs
+# are made here, in the page cache: checkpoints of a transformer, 8 experts and a base of 90 million float32 parameters.
+# BIOPHONY_PEERS is a Python with torch, safetensors and mergekit, to be measured beside; without it they are left out.
+# BIOPHONY_BENCH_WIDTH and _BLOCKS (768, 12) make smaller models, _ROUNDS (5) fewer rounds.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/../.."
+width=${BIOPHONY_BENCH_WIDTH:-768} blocks=${BIOPHONY_BENCH_BLOCKS:-12} rounds=${BIOPHONY_BENCH_ROUNDS:-5}
+threads=$(nproc) peers=${BIOPHONY_PEERS:-}
+((threads <= 16)) || threads=16
+folder=$(mktemp -d)
+trap 'rm -rf "$folder"' EXIT
+export BIOPHONY_CACHE=$folder/cache THREADS=$threads
+
+c++ -std=c++20 -O2 -pthread tests/bench/merge_floor.cpp -o "$folder/floor"
+"$folder/floor" make "$folder" 8 "$width" "$blocks"
+experts=("$folder"/expert[0-7].safetensors)
+few=("${experts[@]/#/--expert=}") many=()
+for _ in {1..8}; do many+=("${few[@]}"); done
+sync "$folder"/*.safetensors
+bytes=$(stat -c %s "$folder/base.safetensors")
+echo "$threads threads, files of $((bytes / 1000000)) MB, median of $rounds rounds (fastest in brackets)"
+
+elapsed() { # the seconds of a command
+    local begin=$EPOCHREALTIME
+    "$@" >/dev/null 2>"$folder/errors" || { cat "$folder/errors" >&2; exit 1; }
+    awk -v a="$begin" -v b="$EPOCHREALTIME" 'BEGIN { printf "%.4f", b - a }'
+}
+merge() { # METHOD OUT EXPERT...
+    local set=()
+    case $1 in task-arithmetic) set=(--set lambda_sum=0.3) ;; esac
+    build/bin/biophony merge --method "$1" "${set[@]}" --threads "$threads" --base "$folder/base.safetensors" --out "$2" "${@:3}"
+}
+note() { printf '%s\n' "$2" >>"$folder/seconds.$1"; } # NAME SECONDS
+median() { sort -g "$folder/seconds.$1" | awk '{ x[NR] = $1 } END { print (x[int((NR + 1) / 2)] + x[int(NR / 2) + 1]) / 2 }'; }
+least() { sort -g "$folder/seconds.$1" | head -n 1; }
+
+methods=(average task-arithmetic dare ties.global ties.nihal2026)
+merge average "$folder/out" "${few[@]}" >/dev/null # plugins are looked at once
+for ((round = 0; round < rounds; ++round)); do
+    rm -f "$folder/copy" "$folder/out"
+    read -r reading copying < <("$folder/floor" floor "$threads" "$folder/copy" "$folder/base.safetensors" "${experts[@]}")
+    note reading "$reading"
+    note floor "$(awk -v a="$reading" -v b="$copying" 'BEGIN { print a + b }')"
+    for method in "${methods[@]}"; do
+        rm -f "$folder/out"
+        note "$method" "$(elapsed merge "$method" "$folder/out" "${few[@]}")"
+    done
+    rm -f "$folder/out"
+    note average-64 "$(elapsed merge average "$folder/out" "${many[@]}")"
+    note nothing "$(elapsed build/bin/biophony merge --help)"
+    rm -f "$folder/copy" "$folder/out"
+    note hash "$(elapsed openssl dgst -sha256 "$folder/base.safetensors")"
+done
+floor=$(median floor)
+row() { # LABEL NAME
+    awk -v label="$1" -v s="$(median "$2")" -v l="$(least "$2")" -v f="$floor" 'BEGIN { printf "%-34s %8.3f (%.3f) %8.2f\n", label, s, l, s / f }'
+}
+printf '%-34s %8s %16s\n' '' seconds 'x the floor'
+row 'floor' floor
+row '  of it, reading all inputs' reading
+for method in "${methods[@]}"; do row "$method" "$method"; done
+row 'average, 64 experts' average-64
+row 'starting the program' nothing
+row 'SHA-256 of a base, one thread' hash
+
+# Private memory, by the kernel's count, while a merge runs.
+peak() { # METHOD EXPERT...: MB
+    local pid most=0 now
+    merge "$1" "$folder/out" "${@:2}" >/dev/null 2>&1 &
+    pid=$!
+    while kill -0 "$pid" 2>/dev/null; do
+        now=$(awk '/^Private_/ { sum += $2 } END { print sum + 0 }' "/proc/$pid/smaps_rollup" 2>/dev/null || echo 0)
+        ((now > most)) && most=$now
+        sleep 0.005
+    done
+    wait "$pid"
+    rm -f "$folder/out"
+    echo $((most / 1000))
+}
+for method in average ties.global; do
+    printf '%-34s %8s MB, %s MB with 64 experts\n' "private memory, $method" "$(peak "$method" "${few[@]}")" \
+        "$(peak "$method" "${many[@]}")"
+done
+
+[[ -n $peers ]] || { echo "mergekit and PyTorch left out: BIOPHONY_PEERS names no Python that has them"; exit 0; }
+peer() { # CONTENDER METHOD: seconds, the better of settings that make a difference
+    rm -rf "$folder/peer"
+    "$peers" -W ignore tests/bench/merge_torch.py "$1" "$2" "$folder/peer" "$folder/base.safetensors" "${experts[@]}" 2>"$folder/errors" ||
+        { tail -n 3 "$folder/errors" >&2; echo nan nan; }
+}
+compare() { # METHOD: the largest relative L2 difference of a tensor
+    merge "$1" "$folder/out" "${few[@]}" >/dev/null 2>&1
+    local theirs=$folder/peer
+    [[ ! -d $theirs ]] || theirs=$(echo "$folder"/peer/*.safetensors)
+    "$peers" tests/bench/merge_torch.py compare "$folder/out" "$theirs"
+    rm -rf "$folder/out" "$folder/peer"
+}
+printf '\n%-34s %8s %9s %12s %s\n' '' seconds 'x ours' 'difference' 'imports'
+against() { # LABEL CONTENDER METHOD OURS COMPARABLE
+    local seconds imports best=nan round difference=-
+    for ((round = 0; round < (rounds + 1) / 2; ++round)); do
+        read -r seconds imports < <(peer "$2" "$3")
+        best=$(awk -v a="$best" -v b="$seconds" 'BEGIN { print (a == "nan" || b < a) ? b : a }')
+    done
+    [[ $5 == no ]] || difference=$(compare "$4")
+    rm -rf "$folder/peer"
+    awk -v label="$1" -v s="$best" -v o="$(least "$4")" -v d="$difference" -v i="${imports:-}" \
+        'BEGIN { printf "%-34s %8.3f %9.2f %12s %s\n", label, s, s / o, d, i }'
+}
+for method in average task-arithmetic; do
+    against "mergekit $method" mergekit "$method" "$method" yes
+    MERGEKIT_ASYNC=1 against "mergekit $method, async writes" mergekit "$method" "$method" yes
+    against "PyTorch $method" torch "$method" "$method" yes
+done
+# mergekit's TIES trims each tensor and has another rule for ties of signs: as fast as it is, not the same numbers.
+against 'mergekit ties (per tensor)' mergekit ties ties.nihal2026 no
+against 'PyTorch ties per tensor' torch ties.tensor ties.nihal2026 no
+against 'PyTorch ties, whole vector' torch ties.global ties.global yes

@@ -1,0 +1,317 @@
+"""biophony merge on files that are made here, byte by byte: what it computes, what it refuses and when, what is left."""
+
+import array
+import hashlib
+import json
+import os
+import random
+import signal
+import struct
+import subprocess
+import sys
+import time
+
+from support import PROGRAM, Folder
+
+SIZES = {"F32": 4, "F16": 2, "BF16": 2, "F64": 8, "I64": 8}
+
+
+def f32(value):
+    return struct.unpack("<f", struct.pack("<f", value))[0]
+
+
+def encode(dtype, values):
+    if dtype == "BF16":  # of numbers that BF16 holds
+        return b"".join(struct.pack("<f", v)[2:] for v in values)
+    return struct.pack("<%d%s" % (len(values), {"F32": "f", "F16": "e", "F64": "d", "I64": "q"}[dtype]), *values)
+
+
+def decode(dtype, raw):
+    if dtype == "BF16":
+        return [struct.unpack("<f", b"\0\0" + raw[i : i + 2])[0] for i in range(0, len(raw), 2)]
+    return list(struct.unpack("<%d%s" % (len(raw) // SIZES[dtype], {"F32": "f", "F16": "e", "F64": "d", "I64": "q"}[dtype]), raw))
+
+
+def write(path, tensors, metadata=None):
+    """tensors: name → (dtype, shape, values), laid out in this order."""
+    header, data = {}, b""
+    if metadata:
+        header["__metadata__"] = metadata
+    for name, (dtype, shape, values) in tensors.items():
+        raw = encode(dtype, values)
+        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [len(data), len(data) + len(raw)]}
+        data += raw
+    head = json.dumps(header).encode()
+    head += b" " * (-len(head) % 8)
+    path.write_bytes(struct.pack("<Q", len(head)) + head + data)
+    return path
+
+
+def read(path):
+    raw = path.read_bytes()
+    length = struct.unpack("<Q", raw[:8])[0]
+    header = json.loads(raw[8 : 8 + length])
+    metadata = header.pop("__metadata__", {})
+    return metadata, {
+        name: (entry["dtype"], entry["shape"], decode(entry["dtype"], raw[8 + length :][slice(*entry["data_offsets"])]))
+        for name, entry in header.items()
+    }
+
+
+def model(seed, step_seed=None):
+    """A small transformer of several types; with a step, an expert made from it."""
+    draw, step = random.Random(seed), random.Random(step_seed)
+
+    def values(count, width=0.05, grid=None):
+        out = [draw.gauss(0, width) for _ in range(count)]
+        if step_seed is not None:
+            out = [v + step.gauss(0, width / 10) for v in out]
+        return [round(v / grid) * grid for v in out] if grid else [f32(v) for v in out]
+
+    return {
+        "encoder.layers.3.fc1.weight": ("F32", [60, 50], values(3000)),
+        "encoder.layers.3.fc1.bias": ("F32", [60], values(60)),
+        "encoder.layer_norm.weight": ("F32", [50], values(50)),
+        "half.weight": ("F16", [4, 25], values(100, 1, 2**-6)),
+        "brain.weight": ("BF16", [100], values(100, 1, 2**-5)),
+        "double": ("F64", [3], values(3)),
+        "patch.weight": ("F32", [4, 1, 3, 3], values(36)),
+        "steps": ("I64", [2], [seed, -7]),
+        "none": ("F32", [0, 3], []),
+    }
+
+
+failures = []
+
+
+def check(condition, what):
+    if not condition:
+        failures.append(what)
+        print("FAILED:", what)
+
+
+class Case:
+    def __init__(self, folder):
+        self.folder = folder
+        self.base = write(folder.path / "base.st", model(1), {"format": "pt", "author": "someone"})
+        self.experts = [write(folder.path / f"expert{i}.st", model(1, i + 10)) for i in range(3)]
+        self.out = folder.path / "out.st"
+
+    def run(self, *arguments, base=None, experts=None, out=None, **more):
+        command = ["merge", *arguments, "--base", base or self.base, "--out", out or self.out]
+        for expert in experts or self.experts:
+            command += ["--expert", expert]
+        return self.folder.run(*command, **more)
+
+    def refused(self, what, *arguments, status=1, **more):
+        """Ends with all of these texts, and leaves the folder as it was."""
+        before = {p.name: p.read_bytes() for p in self.folder.path.iterdir() if p.is_file()}
+        result = self.run(*arguments, **more)
+        after = {p.name: p.read_bytes() for p in self.folder.path.iterdir() if p.is_file()}
+        check(result.returncode == status, f"{arguments}: status {result.returncode}, expected {status}: {result.stderr}")
+        for text in what:
+            check(text in result.stderr, f"{arguments}: {text!r} is not in: {result.stderr}")
+        check(before == after, f"{arguments}: files changed: {set(before) ^ set(after)}")
+
+
+def values_of(tensors, name):
+    return tensors[name][2]
+
+
+def computes(case):
+    result = case.run("--method", "average", "--threads", "2")
+    check(result.returncode == 0, result.stderr)
+    check("no encoder file" in result.stderr, "it doesn't say where roles come from")
+    check("GB/s" in result.stdout and "3 experts" in result.stdout, result.stdout)
+    metadata, merged = read(case.out)
+    check(metadata["author"] == "someone", "the base's metadata is lost")
+    told = json.loads(metadata["biophony.merge"])
+    check([e["file"] for e in told["experts"]] == ["expert0.st", "expert1.st", "expert2.st"], told)
+    check(json.loads(metadata["biophony.stages"])[0]["use"] == "merger:average", metadata)
+    base = read(case.base)[1]
+    experts = [read(path)[1] for path in case.experts]
+    check(merged["steps"] == base["steps"] and merged["none"] == base["none"], "tensors that aren't floating are the base's")
+    for name, (dtype, shape, values) in base.items():
+        check(merged[name][:2] == (dtype, shape), f"{name}: {merged[name][:2]}, expected {dtype} {shape}")
+        if dtype == "I64":
+            continue
+        # One rounding to the type: half a unit in the last place, beside float32's own.
+        unit = {"F32": 2**-23, "F64": 2**-22, "F16": 2**-11, "BF16": 2**-8}[dtype]
+        for k, value in enumerate(values):
+            exact = value + sum(values_of(e, name)[k] - value for e in experts) / 3
+            if abs(values_of(merged, name)[k] - exact) > unit * max(abs(exact), abs(value)):
+                check(False, f"{name}[{k}] is {values_of(merged, name)[k]}, expected {exact}")
+                break
+    first = case.out.read_bytes()
+    for threads in ("1", "4"):
+        case.run("--method", "average", "--threads", threads)
+        check(case.out.read_bytes() == first, f"{threads} threads give other bytes")
+    case.run("--method", "merger:task-arithmetic", "--set", "lambda_mean=1")
+    check(read(case.out)[1] == merged, "average is task arithmetic at lambda_mean 1")
+    case.run("--set", "lambda_sum=0.0", "--method", "task-arithmetic", "--dtype", "float32")
+    _, zero = read(case.out)
+    check(all(t[0] in ("F32", "I64") for t in zero.values()), "--dtype float32")
+    check(values_of(zero, "half.weight") == values_of(base, "half.weight"), "nothing of the experts is the base")
+    case.run("--method", "average", "--dtype", "bfloat16")
+    check(all(t[0] in ("BF16", "I64") for t in read(case.out)[1].values()), "--dtype bfloat16")
+    # Methods one after the other, each with its own parameters; presets; seeds.
+    once = []
+    for seed in ("1", "1", "2"):
+        result = case.run("--method", "random-drop", "--set", "p=0.5", "--method", "ties.global", "--set", "density=0.9", "--seed", seed)
+        check(result.returncode == 0, result.stderr)
+        once.append(read(case.out)[1])
+    check(once[0] == once[1] != once[2], "the same seed gives the same, another another")
+    told = json.loads(read(case.out)[0]["biophony.stages"])
+    check([s["use"] for s in told] == ["merger:random-drop", "merger:trim", "merger:elect", "merger:disjoint-mean"], told)
+    check(told[0]["with"]["p"] == 0.5 and told[1]["with"]["density"] == 0.9, told)
+    case.out.unlink()
+
+
+def plans(case):
+    result = case.run("--method", "ties.global", "--dry-run")
+    check(result.returncode == 0 and not case.out.exists(), f"{result.returncode} {result.stderr}")
+    for text in ("merger:trim → merger:elect → merger:disjoint-mean", "4 over the inputs", "matrix", "convolution", "norm",
+                 "bias", "a checkpoint", "GB/s", "tiles of", "not written"):
+        check(text in result.stdout, f"{text!r} is not in the plan: {result.stdout}")
+
+
+def refuses(case):
+    folder = case.folder
+    good = model(1, 10)
+    bad = dict(good)
+    del bad["double"]
+    bad["more"] = ("F32", [1], [0.0])
+    bad["encoder.layers.3.fc1.bias"] = ("F32", [30, 2], good["encoder.layers.3.fc1.bias"][2])
+    bad["steps"] = ("I64", [2], [1, -8])
+    broken = write(folder.path / "broken.st", bad)
+    cut = folder.path / "cut.st"
+    cut.write_bytes(case.experts[0].read_bytes()[:-1])
+    case.refused(
+        ["5 problems", "broken.st: lacks the tensor 'double'", "broken.st: has the tensor 'more'", "[30, 2]", "[60]",
+         "broken.st: tensor 'steps' (I64) differs", "cut.st: is no valid safetensors file"],
+        "--method", "average", experts=[case.experts[0], broken, cut])
+    case.refused(["missing.st", "No such file"], "--method", "average", experts=[folder.path / "missing.st"])
+    case.refused(["is the base itself"], "--method", "average", experts=[case.base])
+    header = json.dumps({"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}, "b": {"dtype": "F32", "shape": [2], "data_offsets": [4, 12]}})
+    overlap = folder.path / "overlap.st"
+    overlap.write_bytes(struct.pack("<Q", len(header)) + header.encode() + bytes(12))
+    case.refused(["overlap.st", "'b'", "overlaps"], "--method", "average", base=overlap)
+    for out in (case.base, case.experts[1]):
+        case.refused(["the result must be another file"], "--method", "average", out=out, status=2)
+    case.refused(["merger:avrage", "did you mean", "average"], "--method", "avrage", status=3)
+    case.refused(["lamda", "did you mean 'lambda'", "density"], "--method", "ties.global", "--set", "lamda=1", "--set", "density=2", status=2)
+    case.refused(["density"], "--method", "ties.global", "--set", "density=2", status=2)
+    case.refused(["--set density=0.5 stands before"], "--set", "density=0.5", "--method", "random-drop", "--method", "ties.global", status=2)
+    case.refused(["given twice"], "--method", "dare", "--set", "p=0.5", "--set", "p=0.6", status=2)
+    case.refused(["no stage is a combine"], "--method", "random-drop", status=2)
+    case.refused(["--dtype"], "--method", "average", "--dtype", "int8", status=2)
+    case.refused(["lambda_mean", "lambda_sum"], "--method", "task-arithmetic", "--set", "lambda_mean=1", "--set", "lambda_sum=1", status=2)
+    nan = dict(good)
+    nan["encoder.layers.3.fc1.weight"] = ("F32", [60, 50], good["encoder.layers.3.fc1.weight"][2][:2999] + [float("nan")])
+    poisoned = write(folder.path / "nan.st", nan)
+    case.refused(["nan.st: tensor 'encoder.layers.3.fc1.weight' has nan at element 2999"], "--method", "average", experts=[case.experts[0], poisoned])
+    large = dict(good)
+    large["half.weight"] = ("F16", [4, 25], [60000.0] + good["half.weight"][2][1:])
+    huge = write(folder.path / "huge.st", large)
+    case.refused(["half.weight", "F16 can't hold"], "--method", "task-arithmetic", "--set", "lambda_sum=2", experts=[huge])
+    for path in (broken, cut, overlap, poisoned, huge):
+        path.unlink()
+
+
+def vector_of(path, base, expert):
+    """A task vector as biophony writes it."""
+    hashes, record, deltas = {}, {}, {}
+    for name, (dtype, shape, values) in base.items():
+        hashes[name] = hashlib.sha256(encode(dtype, values)).hexdigest()
+        record[name] = [dtype, shape, hashes[name]]
+        if dtype != "I64":
+            deltas[name] = ("F32", shape, [f32(b - a) for a, b in zip(values, values_of(expert, name))])
+    digest = hashlib.sha256(json.dumps(record, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+    return write(path, deltas, dict(CARD, **{"biophony.format": "task-vector/0", "biophony.encoding": "dense-f32",
+                                             "biophony.base": json.dumps({"digest": digest, "tensors": hashes})}))
+
+
+CARD = {"biophony.encoder": "encoder:toy", "biophony.config": "{}",
+        "biophony.roles": json.dumps({"encoder.layers.3.fc1.weight": {"kind": "matrix", "block": 3}})}
+
+
+def remembers(case):
+    """Task vectors: the base's hashes are remembered, and a base that changed never passes."""
+    folder = case.folder
+    base = write(folder.path / "encoder.st", model(1), dict(CARD, **{"biophony.format": "encoder/0"}))
+    tensors = model(1)
+    vectors = [vector_of(folder.path / f"vector{i}.st", tensors, model(1, i + 10)) for i in range(2)]
+    hashes = folder.path / "cache" / "hashes"
+    young = case.run("--method", "average", base=base, experts=vectors)
+    check(young.returncode == 0, young.stderr)
+    metadata, merged = read(case.out)
+    check(metadata["biophony.format"] == "encoder/0" and metadata["biophony.roles"] == CARD["biophony.roles"], metadata)
+    check("digest" in json.loads(metadata["biophony.merge"])["base"], metadata["biophony.merge"])
+    check(not hashes.exists() or not list(hashes.iterdir()), "a young file's hashes are remembered")
+    # Mixed with a checkpoint of the same model, of which a vector says the same.
+    case.run("--method", "average", base=base, experts=[vectors[0], case.experts[1]])
+    _, mixed = read(case.out)
+    check(all(abs(a - b) < 1e-6 for a, b in zip(values_of(mixed, "encoder.layers.3.fc1.weight"), values_of(merged, "encoder.layers.3.fc1.weight"))),
+          "a checkpoint is worth its vector")
+    time.sleep(2.2)
+    moved = [case.run("--method", "average", base=base, experts=vectors).stdout.split(" tensors, ")[1].split(" read")[0] for _ in range(2)]
+    check(len(list(hashes.iterdir())) == 1, "an old file's hashes aren't remembered")
+    check(float(moved[1].split()[0]) <= float(moved[0].split()[0]), f"bytes read: {moved}")
+    status = os.stat(base)
+    raw = bytearray(base.read_bytes())
+    raw[-1] ^= 1
+    with open(base, "r+b") as file:  # the same inode, size and, set back, time
+        file.write(raw)
+    os.utime(base, ns=(status.st_atime_ns, status.st_mtime_ns))
+    case.out.unlink()
+    case.refused(["vector0.st: was made from another base", "vector1.st: was made from another base"], "--method", "average", base=base, experts=vectors)
+
+
+def is_killed(case):
+    """At any moment: nothing under the final name, and inputs as they were."""
+    folder = case.folder
+    values = array.array("f", (0.001 * (i % 1000) for i in range(4_000_000))).tobytes()
+
+    def big(name, shift):
+        header = json.dumps({"w": {"dtype": "F32", "shape": [2000, 2000], "data_offsets": [0, len(values)]}}).encode()
+        header += b" " * (-len(header) % 8)
+        path = folder.path / name
+        path.write_bytes(struct.pack("<Q", len(header)) + header + values[shift:] + values[:shift])
+        return path
+
+    base, experts = big("big.st", 0), [big(f"big{i}.st", 4 * i + 4) for i in range(4)]
+    digests = [hashlib.sha256(p.read_bytes()).hexdigest() for p in (base, *experts)]
+    command = [str(PROGRAM), "merge", "--method", "ties.global", "--base", str(base), "--out", str(case.out), "--threads", "1"]
+    for expert in experts:
+        command += ["--expert", str(expert)]
+    begin = time.monotonic()
+    subprocess.run(command, env=folder.environment, check=True, capture_output=True)
+    length = time.monotonic() - begin
+    whole = case.out.read_bytes()
+    draw = random.Random(5)
+    kills = 0
+    for number in (signal.SIGKILL, signal.SIGINT) * 4:
+        case.out.unlink(missing_ok=True)
+        process = subprocess.Popen(command, env=folder.environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        try:
+            process.wait(timeout=draw.uniform(0.01, length))
+        except subprocess.TimeoutExpired:
+            process.send_signal(number)
+            process.wait()
+            kills += 1
+        check(not case.out.exists() or case.out.read_bytes() == whole, "a part of a result under the final name")
+        if number == signal.SIGINT:
+            check(process.returncode in (0, 4), f"SIGINT: status {process.returncode}")
+    check(kills > 0, "nothing was killed")
+    check(digests == [hashlib.sha256(p.read_bytes()).hexdigest() for p in (base, *experts)], "inputs were changed")
+
+
+def main():
+    for test in (computes, plans, refuses, remembers, is_killed):
+        with Folder() as folder:
+            test(Case(folder))
+    return 1 if failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
