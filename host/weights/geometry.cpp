@@ -88,14 +88,16 @@ void GeometrySums::see(size_t tensor, std::span<const float* const> vectors, siz
         const double* a = wide_[i].data();
         double absolute = 0;
         sums.squares[i] += sum_of(count, [a](size_t k) { return a[k] * a[k]; });
-        static_cast<void>(sum_of(count, [a](size_t k) { return a[k]; }, &absolute));
+        static_cast<void>(sum_of(
+            count, [a](size_t k) { return a[k]; }, &absolute));
         sums.absolute[i] += absolute;
     }
     for_pairs(vectors_, [&](size_t i, size_t j, size_t at) {
         Pair& pair = sums.pairs[at];
         const double *a = wide_[i].data(), *b = wide_[j].data();
         double magnitude = 0;
-        pair.dot += sum_of(count, [a, b](size_t k) { return a[k] * b[k]; }, &magnitude);
+        pair.dot += sum_of(
+            count, [a, b](size_t k) { return a[k] * b[k]; }, &magnitude);
         pair.magnitude += magnitude;
         const float *x = vectors[i], *y = vectors[j];
         uint32_t agree = 0, both = 0;
@@ -208,13 +210,14 @@ std::vector<std::string> Geometry::warnings(const std::vector<std::string>& stag
             out.push_back(fmt::format("the task vector '{}' is 0: its model is the base", names_[i]));
     if (names_.size() < 2 || !out.empty()) return out;
     const auto [least, most] = std::minmax_element(whole_.norms.begin(), whole_.norms.end());
-    if (norm_balance() >= kNormRatio)
+    if (norm_balance() >= kNormRatio && (stages.empty() || !uses({"norm-"})))
         out.push_back(
             fmt::format("the task vector '{}' is {:.1f} times as long as '{}', so sums and means are mostly "
                         "the longer one; coefficients, or training that changes as much, would balance them",
                         names_[static_cast<size_t>(most - whole_.norms.begin())], norm_balance(),
                         names_[static_cast<size_t>(least - whole_.norms.begin())]));
-    if (const double agreement = mean_sign_agreement(); uses({"elect", "sce", "pcb"}) && agreement < kChanceAgreement)
+    if (const double agreement = mean_sign_agreement();
+        uses({"elect", "emr", "pcb", "sce"}) && agreement < kChanceAgreement)
         out.push_back(
             fmt::format("the vectors agree in sign at {:.1f} % of the elements, and chance is 50 %: electing "
                         "signs (TIES) decides by a toss, and drops half of what was learned",

@@ -5,6 +5,7 @@
 #include <numbers>
 
 #include "merges.hpp"
+#include "weights/geometry_observer.hpp"
 #include "weights/vector_sum.hpp"
 
 using namespace biophony;
@@ -136,6 +137,7 @@ TEST_CASE("premises that don't hold are told") {
     const std::vector<std::string> norms = geometry(0.9, 7).warnings({"average"});
     REQUIRE(norms.size() == 1);
     CHECK_THAT(norms[0], Catch::Contains("'frog' is 7.") && Catch::Contains("times as long as 'bird'"));
+    CHECK(geometry(0.9, 7).warnings({"norm-match", "average"}).empty());
     // Without stages, whatever any method needs.
     CHECK(geometry(0.0, 7).warnings().size() == 3);
     const Geometry zero = geometry(0.5, 0);
@@ -197,4 +199,28 @@ TEST_CASE("a vector of a sum is the sum, of the same base") {
                }),
                Catch::Contains("is a vector of another base"));
     CHECK(!fs::exists(setup.out));
+}
+
+TEST_CASE("what a merge sees in its own pass is the same, whatever threads and tiles") {
+    Setup setup(3);
+    setup.base_file.values["big"] = std::vector<float>((1 << 20) + 4097, 0.5F);
+    setup.base_file.card.roles = {{"a", {{"kind", "matrix"}, {"block", 4}}},
+                                  {"big", {{"kind", "matrix"}, {"block", 2}}}};
+    for (size_t i = 0; i < setup.models.size(); ++i) {
+        setup.models[i].card = setup.base_file.card;
+        setup.models[i].values["big"] = normal_values((1 << 20) + 4097, 0.01, 50 + i);
+    }
+    setup.write();
+    const std::vector<std::string> names = {"x", "y", "z"};
+    const Json expected = geometry_of(setup.base, setup.vectors, names, 2).to_json({});
+    for (const unsigned threads : {1U, 3U})
+        for (const size_t tile : {4096, 100'000}) {
+            GeometryObserver observer(names);
+            MergeOptions options;
+            options.threads = threads;
+            options.tile_elements = tile;
+            options.observer = &observer;
+            setup.run({mean()}, options);
+            CHECK(observer.geometry().to_json({}).dump() == expected.dump());
+        }
 }
