@@ -113,7 +113,7 @@ class Examples(unittest.TestCase):
             "negation": {("base", "ridge, bands"), ("without birds", "ridge, bands"), ("random step", "ridge, bands"),
                          ("without birds", "ridge, fitted again")},
             "addition": {(row, "ridge, bands") for row in ("one coefficient", "two coefficients", "base", "joint", "mel-statistics")}
-            | {("joint", "own"), ("specialists", "own")},
+            | {("joint", "own"), ("specialists", "own"), ("base", "concatenate.raw"), ("ensemble", "gated, bands")},
             "analogy": {(row, "ridge, bands") for row in ("by analogy", "near frogs alone", "base", "mel-statistics")},
         }
         with Folder() as folder:
