@@ -84,7 +84,10 @@ void print_node_type(const NodeType& type) {
     fmt::print("{}: {}\n", type.name, type.summary);
     for (const PortSpec& port : type.inputs) {
         if (port.implied) continue;
-        fmt::print("  in   {}: {}{}{}{}\n", port.name, fmt::join(port.types, " or "), port.many ? ", one or more" : "",
+        fmt::print("  in   {}: {}{}{}{}\n", port.name, fmt::join(port.types, " or "),
+                   port.named  ? ", one or more, also as {\"name\": node}"
+                   : port.many ? ", one or more"
+                               : "",
                    port.required ? "" : ", optional", port.summary.empty() ? "" : "; " + port.summary);
     }
     fmt::print("  out  {}\n", type.output);

@@ -29,8 +29,7 @@ int run_command(const std::vector<std::string>& arguments) {
         throw;
     }
     console.clear();
-    for (const fs::path& report : result.reports)
-        if (fs::exists(report / "table.txt")) fmt::print("\n{}", read_file(report / "table.txt"));
+    for (const fs::path& report : result.reports) fmt::print("\n{}", read_file(report));
     constexpr size_t kShown = 10;
     for (size_t i = 0; i < std::min(kShown, result.skipped.size()); ++i)
         fmt::print(stderr, "skipped {}: {}\n", result.skipped[i].file, result.skipped[i].reason);

@@ -110,6 +110,7 @@ extern "C" __attribute__((visibility("default"))) const biophony::TorchRuntime* 
                                          &with_threads<run_features>,
                                          &with_threads<run_head>,
                                          &with_threads<run_evaluate>,
+                                         &with_threads<run_sweep>,
                                          &embed,
                                          &lent_linalg};
     return &runtime;

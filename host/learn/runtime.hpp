@@ -12,6 +12,7 @@ void run_fine_tune(TaskContext& context);
 void run_features(TaskContext& context);
 void run_head(TaskContext& context);
 void run_evaluate(TaskContext& context);
+void run_sweep(TaskContext& context);
 EmbedResult run_embed(const EmbedOptions& options, const Registry& registry, Progress& progress, const Cancel& cancel);
 
 }  // namespace biophony

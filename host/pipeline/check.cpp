@@ -340,19 +340,28 @@ private:
             edges_known_ = false;
             definition_.problem(at, message);
         };
-        if (!sources.is_string() && !sources.is_array())
-            return wrong(address, fmt::format("found {}, expected the name of a node{}", describe(sources),
-                                              many ? ", or a list of names" : ""));
+        const bool named = sources.is_object() && (port == nullptr || port->named);
+        if (!sources.is_string() && !sources.is_array() && !named)
+            return wrong(
+                address,
+                fmt::format("found {}, expected the name of a node{}{}", describe(sources),
+                            many ? ", or a list of names" : "",
+                            port != nullptr && port->named ? R"(, or an object of them, {"name": "node"})" : ""));
         if (sources.is_array() && !many)
             return wrong(address, fmt::format("found a list, expected one node: the port '{}' of {} takes one", name,
                                               node.type->name));
-        if (sources.is_array() && sources.empty() && port != nullptr && port->required)
+        if (sources.is_structured() && sources.empty() && port != nullptr && port->required)
             return wrong(address, fmt::format("the list is empty, expected at least one {} for the port '{}' of {}",
                                               any_of(port->types), name, node.type->name));
         std::vector<size_t>& inputs = node.inputs[name];
-        for (size_t i = 0; i < (sources.is_array() ? sources.size() : 1); ++i) {
-            const Json& source = sources.is_array() ? sources[i] : sources;
-            const std::string at = sources.is_array() ? fmt::format("{}/{}", address, i) : address;
+        std::vector<std::pair<std::string, const Json*>> entries;  // place below `address`, what stands there
+        if (sources.is_string())
+            entries.emplace_back("", &sources);
+        else
+            for (const auto& [key, source] : sources.items()) entries.emplace_back(pointer_join("", key), &source);
+        for (const auto& [below, entry] : entries) {
+            const Json& source = *entry;
+            const std::string at = address + below;
             if (!source.is_string()) {
                 wrong(at, fmt::format("found {}, expected the name of a node", describe(source)));
                 continue;
@@ -362,6 +371,10 @@ private:
             bool starred = false;
             if (!resolve(n, text, at, found, starred)) {
                 edges_known_ = false;
+                continue;
+            }
+            if (named && found.size() != 1) {
+                wrong(at, fmt::format("'{}' gives {} nodes, expected one for a name", text, found.size()));
                 continue;
             }
             if (starred && !many) {
@@ -387,6 +400,19 @@ private:
                     inputs.push_back(f);
             }
         }
+        if (port != nullptr && port->named) node.names[name] = named ? keys_of(sources) : names_in_list(inputs);
+    }
+
+    /// What the sources of a list are called: by their value where each has one axis and no two are alike, else by id.
+    std::vector<std::string> names_in_list(const std::vector<size_t>& sources) const {
+        std::vector<std::string> names, ids;
+        for (const size_t source : sources) {
+            const NodeKey& key = key_of(source);
+            ids.push_back(expansion_.instances[source].id);
+            names.push_back(key.axes.size() == 1 ? expansion_.instances[source].axes.at(key.axes[0]->name)->text
+                                                 : ids.back());
+        }
+        return std::set<std::string>(names.begin(), names.end()).size() == names.size() ? names : ids;
     }
 
     /// What a reference stands for: "base", "clips[taxon]", "clips[bird]", "score[*,ridge]". False after a problem, and
@@ -480,6 +506,7 @@ private:
         node.params = checked.params.value;
         node.seed = checked.seed;
         node.inputs = checked.inputs;
+        node.names = checked.names;
         node.where = definition_.where(key_of(n).address);
         std::vector<Diagnostic> problems;
         try {

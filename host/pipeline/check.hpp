@@ -16,8 +16,9 @@ struct CheckedNode {
     Traced params;  ///< effective
     bool params_are_good = false;
     uint64_t seed = 0;
-    std::map<std::string, std::vector<size_t>> inputs;  ///< port → instances
-    std::vector<std::string> paths;                     ///< pointers in params of what the schema calls a path
+    std::map<std::string, std::vector<size_t>> inputs;      ///< port → instances
+    std::map<std::string, std::vector<std::string>> names;  ///< see GraphNode::names
+    std::vector<std::string> paths;                         ///< pointers in params of what the schema calls a path
 };
 
 std::vector<CheckedNode> check_nodes(Definition& definition, const Expansion& expansion, const NodeTypes& types,

@@ -114,6 +114,7 @@ Graph make_graph(std::string text, const std::filesystem::path& file, const Over
         for (const Axis* axis : key.axes) node.axes.emplace_back(axis->name, instance.axes.at(axis->name)->text);
         node.params = std::move(nodes[n].params.value);
         node.inputs = std::move(nodes[n].inputs);
+        node.names = std::move(nodes[n].names);
         node.where = definition.where(key.address);
         graph.nodes.push_back(std::move(node));
     }

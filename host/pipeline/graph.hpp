@@ -27,8 +27,11 @@ struct GraphNode {
     std::map<std::string, std::string> axis_of;  ///< pointer in params → the axis whose value stands there; for checks
     uint64_t seed = 0;                           ///< the node's own seed, else the pipeline's `params.seed`, else 0
     std::map<std::string, std::vector<size_t>> inputs;  ///< port → nodes, in order
-    bool implied = false;                               ///< added by another node's type (a row of the table)
-    Where where;                                        ///< of the node in the text
+    /// Ports with names → what the text calls their sources, in the order of `inputs`. In a list a source is called by
+    /// its value where it has one axis, else by its id.
+    std::map<std::string, std::vector<std::string>> names;
+    bool implied = false;  ///< added by another node's type (a row of the table)
+    Where where;           ///< of the node in the text
 
     /// "expert[bird]" for messages about implied nodes, too.
     std::string output() const { return type->output; }

@@ -36,6 +36,7 @@ struct PortSpec {
     bool required = true;
     bool implied = false;  ///< connected by the node type's expand(); a pipeline's text can't name it
     std::string summary;
+    bool named = false;  ///< of ports that take lists: also takes an object name → node, and its sources have names
 };
 
 /// One input of a running node: a finished result.
@@ -44,6 +45,7 @@ struct InputArtefact {
     std::string type;              ///< port type
     std::filesystem::path folder;  ///< its files; read-only
     std::string digest;            ///< SHA-256 over its files' names and hashes
+    std::string name;              ///< what the pipeline calls it here, for ports with names; else as `node`
 };
 
 /// A file that was left out, and why.
@@ -86,6 +88,7 @@ struct NodeType {
     std::string summary;
     std::vector<PortSpec> inputs;
     std::string output;  ///< port type
+    std::string shown;   ///< optional: a text of the result that the user sees when the run has ended, "table.txt"
     Json parameters;     ///< JSON Schema; for plugins the host's own part, joined with the item's
     bool torch = false;  ///< runs in the torch library: one at a time; key has LibTorch, CPU class and threads
     bool volatile_source = false;  ///< looks at the world outside (files): runs each time, its result's content counts

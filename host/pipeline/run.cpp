@@ -164,11 +164,13 @@ public:
         context.item = node.item;
         context.registry = &registry_;
         for (const auto& [port, sources] : node.inputs)
-            for (const size_t source : sources) {
-                const StoredResult& input = done_[source]->result;
+            for (size_t s = 0; s < sources.size(); ++s) {
+                const GraphNode& source = graph_.nodes[sources[s]];
+                const StoredResult& input = done_[sources[s]]->result;
                 if (verified_.insert(input.key).second) store_.verify(input);
-                context.inputs[port].push_back(
-                    {graph_.nodes[source].id, graph_.nodes[source].output(), input.folder, input.digest});
+                const auto names = node.names.find(port);
+                context.inputs[port].push_back({source.id, source.output(), input.folder, input.digest,
+                                                names == node.names.end() ? source.id : names->second.at(s)});
             }
         context.progress = &observer_.progress();
         context.cancel = options_.cancel;
@@ -268,6 +270,7 @@ std::string node_key(const Graph& graph, const GraphNode& node,
     record = {{"format", "biophony-key/0"},     {"type", node.type->name}, {"sources", node.type->sources},
               {"params", params_for_key(node)}, {"seed", node.seed},       {"inputs", inputs}};
     if (node.type->named) record["node"] = node.id;
+    if (!node.names.empty()) record["names"] = node.names;
     record["plugins"] = Json::object();
     for (const auto& [name, item] : items_of(graph, node, registry)) record["plugins"][name] = item->build;
     if (node.type->torch)
@@ -426,7 +429,8 @@ RunResult run_graph(const Graph& graph, const Registry& registry, const RunOptio
             entry["headline"] = done->result.record.value("headline", "");
             if (node.output() == port::kMetrics)
                 add_metrics(node.id, read_json(target / "metrics.json"), metrics, metrics_rows);
-            if (node.output() == port::kReport) result.reports.push_back(target);
+            if (!node.type->shown.empty() && fs::exists(target / node.type->shown))
+                result.reports.push_back(target / node.type->shown);
         } else {
             entry["state"] = failure && failure->where().node == node.id ? "failed" : "not run";
         }

@@ -45,7 +45,7 @@ struct RunResult {
     std::vector<SkippedFile> skipped;
     size_t made = 0, cached = 0;
     double seconds = 0;
-    std::vector<fs::path> reports;  ///< report folders in the run directory
+    std::vector<fs::path> reports;  ///< texts in the run directory that the user is shown
 };
 
 /// What would be done with each node.

@@ -17,7 +17,7 @@ std::vector<size_t> sources_of(const GraphNode& node, const std::string& port) {
 }
 
 std::vector<size_t> encoders_heard(const GraphNode& head) {
-    if (head.type->name != "head") return {};
+    if (head.type->name != "head" && head.type->name != "keep-head") return {};
     std::vector<size_t> out = sources_of(head, "encoder");
     if (head.params.value("own_encoders", false))
         for (const size_t expert : sources_of(head, "experts")) out.push_back(expert);

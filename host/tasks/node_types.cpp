@@ -12,8 +12,12 @@ const NodeTypes& node_types() {
         all.add(fine_tune_type());
         all.add(task_vector_type());
         all.add(compose_type());
+        all.add(arithmetic_type());
+        all.add(sweep_type());
+        all.add(geometry_type());
         all.add(features_type());
         all.add(head_type());
+        all.add(keep_head_type());
         all.add(evaluate_type());
         all.add(table_type());
         return all;

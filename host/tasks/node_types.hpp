@@ -12,8 +12,12 @@ NodeType pretrain_type();
 NodeType fine_tune_type();
 NodeType task_vector_type();
 NodeType compose_type();
+NodeType arithmetic_type();
+NodeType sweep_type();
+NodeType geometry_type();
 NodeType features_type();
 NodeType head_type();
+NodeType keep_head_type();
 NodeType evaluate_type();
 NodeType table_type();
 

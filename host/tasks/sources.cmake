@@ -4,7 +4,8 @@ set(decode audio base)
 set(weights weights base)
 set(learning learn linalg audio weights base)
 
-set(node_types dataset background encoder pretrain fine_tune task_vector compose features head evaluate table)
+set(node_types dataset background encoder pretrain fine_tune task_vector compose arithmetic sweep geometry features head keep_head
+  evaluate table)
 set(dataset     ${decode} tasks/dataset.cpp tasks/splits.cpp tasks/splits.hpp tasks/clips.cpp tasks/clips.hpp)
 set(background  ${decode} tasks/background.cpp tasks/quiet.cpp tasks/quiet.hpp tasks/clips.cpp tasks/clips.hpp)
 set(encoder     learn weights base tasks/encoder.cpp)
@@ -19,7 +20,12 @@ set(compose     base weights/finite.hpp weights/kernels.cpp weights/kernels.hpp 
                 weights/merge_inputs.cpp weights/merge_inputs.hpp weights/remembered.cpp weights/remembered.hpp
                 weights/safetensors.cpp weights/safetensors.hpp weights/stage_instance.cpp weights/stage_instance.hpp
                 weights/stages.cpp weights/stages.hpp weights/task_vector.cpp weights/task_vector.hpp
-                plugins/merger_traits.cpp plugins/merger_traits.hpp linalg/lent.cpp tasks/compose.cpp)
+                plugins/merger_traits.cpp plugins/merger_traits.hpp linalg/lent.cpp tasks/compose.cpp
+                tasks/arithmetic.cpp tasks/arithmetic.hpp weights/expression.cpp weights/expression.hpp weights/geometry.cpp
+                weights/geometry.hpp weights/geometry_observer.cpp weights/geometry_observer.hpp)
+set(arithmetic  base weights/finite.hpp weights/safetensors.cpp weights/safetensors.hpp weights/task_vector.cpp weights/task_vector.hpp
+                weights/vector_sum.cpp weights/vector_sum.hpp weights/expression.cpp weights/expression.hpp
+                tasks/arithmetic.cpp tasks/arithmetic.hpp)
 # Heads work on features; only what makes features listens.
 set(encoders    learn/encoder.cpp learn/encoder.hpp learn/pooling.cpp learn/pooling.hpp)
 set(feature_use ${weights} ${encoders} learn/features.cpp learn/features.hpp tasks/clips.cpp tasks/clips.hpp)
@@ -29,6 +35,10 @@ set(features    ${decode} ${feature_use} learn/scratch.cpp learn/scratch.hpp lea
 set(head        ${head_use} linalg learn/ridge.cpp learn/ridge.hpp learn/discriminant.cpp learn/discriminant.hpp
   learn/logistic.cpp learn/logistic.hpp learn/run_head.cpp tasks/head.cpp)
 set(evaluate    ${head_use} measure learn/run_evaluate.cpp tasks/evaluate.cpp)
+set(geometry    base weights/finite.hpp weights/safetensors.cpp weights/safetensors.hpp weights/task_vector.cpp weights/task_vector.hpp
+                weights/geometry.cpp weights/geometry.hpp tasks/geometry.cpp tasks/arithmetic.hpp)
+set(keep_head   base tasks/keep_head.cpp)
+set(sweep       ${features} ${head} ${evaluate} ${arithmetic} ${keep_head} learn/run_sweep.cpp tasks/sweep.cpp tasks/sweep.hpp)
 set(table       measure report base tasks/table.cpp)
 
 set(text "// Made by tasks/sources.cmake; do not edit.\n#pragma once\n\nnamespace biophony::sources {\n")

@@ -471,7 +471,8 @@ private:
         controls[kMelRow] = {made};
     }
 
-    /// A step of random direction, as long in each tensor as the merge's average: what any step of this size does.
+    /// A step of random direction, as long in each tensor as the merge's average, or as what its expression sums: what
+    /// any step of this size does.
     void add_random_step(const Scored& scored) {
         const size_t merged = sources_of(node(scored.head), "encoder").at(0);
         if (node(merged).type->name != "compose") return;
@@ -490,8 +491,11 @@ private:
                 return;
             }
         Inputs inputs = node(merged).inputs;
-        std::sort(inputs["vectors"].begin(), inputs["vectors"].end());
-        const Json params = {{"stages", {{{"use", "merger:average"}}, {{"use", "merger:random-step"}}}}};
+        Json params = {{"stages", {{{"use", "merger:average"}}, {{"use", "merger:random-step"}}}}};
+        if (node(merged).params.contains("expression"))
+            params["stages"][0] = node(merged).params.at("stages").at(0);
+        else
+            std::sort(inputs["vectors"].begin(), inputs["vectors"].end());
         const AxisValues axes = shared_axes(merged, inputs);
         const size_t made = imply_once(fmt::format("{}:random-step", table_.id), axes, *node_types().find("compose"),
                                        params, inputs, node(merged).seed);
@@ -641,6 +645,7 @@ NodeType table_type() {
                     .required = false,
                     .summary = "the specialists; scored within their groups, and all together as an ensemble"}},
         .output = std::string(port::kReport),
+        .shown = "table.txt",
         .parameters = Json::parse(R"({
             "type": "object",
             "properties": {

@@ -21,6 +21,7 @@ struct TorchRuntime {
     void (*run_features)(TaskContext&);
     void (*run_head)(TaskContext&);
     void (*run_evaluate)(TaskContext&);
+    void (*run_sweep)(TaskContext&);
     /// Embeds files. Throws Error; kRunFailed where none could be embedded. [main]
     EmbedResult (*embed)(const EmbedOptions&, const Registry&, Progress&, const Cancel&);
     /// The linear algebra that is lent to merge stages. Sets LibTorch to one thread a call, until the next torch node.

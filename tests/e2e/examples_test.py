@@ -83,8 +83,8 @@ class Examples(unittest.TestCase):
     def test_every_pipeline_passes_the_checker(self):
         with Folder() as folder:
             clips_csv(folder.path)
-            for pipeline in [PIPELINES / "quickstart.json", PIPELINES / "pretrain-base.json", *sorted((PIPELINES / "real").glob("*.json"))]:
-                settings = [] if pipeline.name == "quickstart.json" else ["--set", f"params.recordings={folder.path / 'clips.csv'}"]
+            for pipeline in [PIPELINES / "quickstart.json", PIPELINES / "pretrain-base.json", *sorted((PIPELINES / "real").glob("*.json")), *sorted((PIPELINES / "task-arithmetic").glob("*.json"))]:
+                settings = [] if pipeline.name == "quickstart.json" or pipeline.parent.name == "task-arithmetic" else ["--set", f"params.recordings={folder.path / 'clips.csv'}"]
                 check = folder.run("check", str(pipeline), *settings)
                 self.assertEqual(check.returncode, 0, f"{pipeline}: {check.stderr}")
 
@@ -106,6 +106,37 @@ class Examples(unittest.TestCase):
             made = header_of(folder.path / "run" / "nodes" / "base" / "encoder.safetensors")
             heard = json.loads(made["__metadata__"]["biophony.pretraining"])
             self.assertEqual([(data["group"], data["train_clips"]) for data in heard["data"]], [("near", 16), ("far", 16), ("general", 8)])
+
+    def test_negation_addition_and_analogy(self):
+        """The pipelines of task arithmetic, with a small encoder, short clips and few values."""
+        rows = {
+            "negation": {("base", "ridge, bands"), ("without birds", "ridge, bands"), ("random step", "ridge, bands"),
+                         ("without birds", "ridge, fitted again")},
+            "addition": {(row, "ridge, bands") for row in ("one coefficient", "two coefficients", "base", "joint", "mel-statistics")}
+            | {("joint", "own"), ("specialists", "own"), ("base", "concatenate.raw"), ("ensemble", "gated, bands")},
+            "analogy": {(row, "ridge, bands") for row in ("by analogy", "near frogs alone", "base", "mel-statistics")},
+        }
+        with Folder() as folder:
+            for name, expected in rows.items():
+                pipeline = json.loads((PIPELINES / "task-arithmetic" / f"{name}.json").read_text())
+                pipeline["params"].pop("checkpoint")
+                for key, node in pipeline["nodes"].items():
+                    if node["use"] == "encoder:beats":
+                        node["with"] = dict(TINY, window_seconds=0.5)
+                    elif node["use"] == "dataset:synthetic":
+                        node["with"].update(species=3, recordings=4, clips=1, clip_seconds=0.5)
+                    elif node["use"] == "fine-tune":
+                        node["with"].update(epochs=1)
+                    elif node["use"] == "sweep":
+                        for field, values in node.items():
+                            if field.startswith("with") and "grid" in values:
+                                values["grid"] = {coefficient: [0.5, 1] for coefficient in values["grid"]}
+                folder.write("p.json", pipeline)
+                run = folder.run("run", "p.json", "--out", name, "--threads", "2")
+                self.assertEqual(run.returncode, 0, f"{name}: {run.stderr}")
+                table = json.loads((folder.path / name / "nodes" / "table" / "table.json").read_text())
+                self.assertEqual({(row["model"], row["head"]) for row in table["rows"]}, expected, name)
+                self.assertIn("accuracy on the valid clips", run.stdout)
 
     def test_real_recordings_as_they_lie(self):
         with Folder() as folder:

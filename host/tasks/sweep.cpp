@@ -1,0 +1,157 @@
+// sweep: an expression of task vectors with coefficients that are chosen on validation clips. The work is in
+// learn/run_sweep.cpp.
+#include "tasks/sweep.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <set>
+
+#include "node_sources.hpp"
+#include "tasks/arithmetic.hpp"
+#include "tasks/features.hpp"
+#include "tasks/node_types.hpp"
+#include "tasks/torch_runtime.hpp"
+#include "weights/expression.hpp"
+
+namespace biophony {
+
+namespace {
+constexpr size_t kMostPoints = 10'000;
+}
+
+std::map<std::string, std::vector<double>> grids_of(const Json& grid) {
+    std::map<std::string, std::vector<double>> out;
+    size_t points = 1;
+    for (const auto& [name, values] : grid.items()) {
+        const std::string at = pointer_join("", name);
+        auto wrong = [&](const std::string& what) { throw Error(Code::kInvalid, what, {.pointer = at}); };
+        std::vector<double>& list = out[name];
+        if (values.is_array()) {
+            for (const Json& value : values) {
+                if (!value.is_number()) wrong(fmt::format("found {}, expected a number", describe(value)));
+                list.push_back(value.get<double>());
+            }
+        } else if (values.is_object() && values.size() == 3 && values.contains("from") && values.contains("to") &&
+                   values.contains("step") && values["from"].is_number() && values["to"].is_number() &&
+                   values["step"].is_number()) {
+            const double from = values["from"], to = values["to"], step = values["step"];
+            const double steps = std::round((to - from) / step);
+            if (!(step > 0) || !(to >= from) || std::abs(from + steps * step - to) > 1e-6 * step)
+                wrong(fmt::format("from {} to {} in steps of {} doesn't come out, expected whole steps upwards", from,
+                                  to, step));
+            if (steps >= static_cast<double>(kMostPoints))
+                wrong(fmt::format("that are {:.0f} values, expected at most {}", steps + 1, kMostPoints));
+            // 0.1 + 3 · 0.05 as one writes it, not as it adds up.
+            for (int i = 0; i <= static_cast<int>(steps); ++i)
+                list.push_back(std::round((from + i * step) * 1e9) / 1e9);
+        } else {
+            wrong(fmt::format(R"(found {}, expected a list of numbers or {{"from": 0.1, "to": 1, "step": 0.05}})",
+                              describe(values)));
+        }
+        if (list.empty()) wrong("the list is empty, expected one value or more");
+        if (std::set<double>(list.begin(), list.end()).size() != list.size()) wrong("a value stands twice");
+        points *= list.size();
+        if (points > kMostPoints) wrong(fmt::format("the grids have more than {} points in all", kMostPoints));
+    }
+    return out;
+}
+
+namespace {
+
+void check_sweep(const GraphNode& node, const Registry&, std::string_view pointer, std::vector<Diagnostic>& problems) {
+    auto wrong = [&](std::string_view at, const std::string& message) {
+        problems.push_back({Code::kInvalid, {.pointer = std::string(pointer) + std::string(at)}, message});
+    };
+    const std::vector<std::string> vectors = vector_names(node);
+    std::vector<std::string> coefficients;
+    try {
+        for (const auto& [name, values] : grids_of(node.params.at("grid"))) {
+            coefficients.push_back(name);
+            if (std::find(vectors.begin(), vectors.end(), name) != vectors.end())
+                wrong(pointer_join("/grid", name), fmt::format("'{}' is also the name of a vector", name));
+        }
+        if (coefficients.empty()) wrong("/grid", "the grid has no coefficient; compose takes expressions without any");
+    } catch (const Error& error) {
+        return wrong("/grid" + error.where().pointer, error.message());
+    }
+    try {
+        parse_expression(node.params.at("expression").get<std::string>(), vectors, coefficients);
+    } catch (const Error& error) {
+        wrong("/expression", error.message());
+    }
+    const std::string judge = node.params.at("judge");
+    const bool fixed = judge == "fixed";
+    if (fixed && !node.inputs.contains("head"))
+        wrong("/judge",
+              "a fixed head comes from outside: connect the one that was fitted on the base to the port "
+              "'head', or let \"judge\" fit one at each point (ridge, lda, prototype)");
+    if (!fixed && node.inputs.contains("head"))
+        wrong("/judge", fmt::format("a {} head is fitted at each point, so the port 'head' has no use; take it out, or "
+                                    "write \"judge\": \"fixed\"",
+                                    judge));
+    if (fixed && node.params.contains("pooling"))
+        wrong("/pooling", "a fixed head keeps the pooling that it was fitted with; take this out");
+    if (node.params.at("goal") == "forget" && sources_of(node, "controls").empty())
+        wrong("/goal",
+              "forgetting alone is easily had by breaking the encoder: connect what must stay to the port "
+              "'controls'");
+}
+
+}  // namespace
+
+NodeType sweep_type() {
+    return {
+        .name = "sweep",
+        .summary = "base + an expression of task vectors, its coefficients chosen on validation clips",
+        .inputs =
+            {{.name = "base", .types = {"encoder"}, .summary = "the common base"},
+             {.name = "vectors",
+              .types = {"task_vector"},
+              .many = true,
+              .summary = "with the names of the expression",
+              .named = true},
+             {.name = "targets",
+              .types = {"dataset"},
+              .many = true,
+              .summary = "what is to be forgotten or learned; their mean accuracy is what counts"},
+             {.name = "controls",
+              .types = {"dataset"},
+              .many = true,
+              .required = false,
+              .summary = "what must stay: each keeps the floor"},
+             {.name = "head",
+              .types = {"head"},
+              .required = false,
+              .summary =
+                  "for \"judge\": \"fixed\": fitted before, on the base, on targets and controls; read as it is"}},
+        .output = std::string(port::kEncoder),
+        .shown = "sweep.txt",
+        .parameters = Json::parse(R"({
+            "type": "object", "required": ["expression", "grid", "goal"],
+            "properties": {
+                "expression": {"type": "string", "minLength": 1,
+                               "description": "over the names of vectors and coefficients: \"-scale*a\", \"x*a + y*b\", \"scale*(b + c - a)\""},
+                "grid": {"type": "object", "additionalProperties": true,
+                         "description": "coefficient → its values, a list or {\"from\": 0.1, \"to\": 1, \"step\": 0.05}; all combinations are tried"},
+                "goal": {"enum": ["forget", "learn"],
+                         "description": "forget takes the least mean accuracy of the targets, learn the greatest"},
+                "floor": {"type": "number", "minimum": 0, "maximum": 1, "default": 0.95,
+                          "description": "share of its accuracy on the base that each control must keep at a point that may be chosen"},
+                "judge": {"enum": ["fixed", "ridge", "lda", "prototype"], "default": "fixed",
+                          "description": "fixed reads the port 'head', which was fitted before; the others fit a head at each point on the train clips"},
+                "pooling": {"enum": ["mean", "bands"], "description": "of heads that are fitted; mean (default) or bands"},
+                "figure": {"enum": ["union", "within"], "default": "union",
+                           "description": "best class of all that the head knows, or of the clip's own group"},
+                "batch": {"type": "integer", "minimum": 1, "maximum": 4096, "default": 16, "description": "windows per forward pass"}
+            }
+        })"),
+        .torch = true,
+        .sources = sources::k_sweep,
+        .run = [](TaskContext& context) { torch_runtime().run_sweep(context); },
+        .check = check_sweep,
+    };
+}
+
+}  // namespace biophony

@@ -1,0 +1,226 @@
+// The geometry of task vectors: hand-made numbers, the law of Gaussian signs, the null of matched norms.
+#include "weights/geometry.hpp"
+
+#include <cmath>
+#include <numbers>
+
+#include "merges.hpp"
+#include "weights/geometry_observer.hpp"
+#include "weights/vector_sum.hpp"
+
+using namespace biophony;
+using namespace biophony::test;
+
+namespace {
+
+Geometry of(const std::vector<std::string>& names, const std::vector<GeometryTensor>& tensors,
+            const std::vector<std::vector<std::vector<float>>>& values) {  // [tensor][vector][element]
+    GeometrySums sums(names.size());
+    for (size_t t = 0; t < tensors.size(); ++t)
+        for (size_t first = 0; first < tensors[t].elements; first += GeometrySums::kPiece) {
+            std::vector<const float*> pointers;
+            for (const auto& vector : values[t]) pointers.push_back(vector.data() + first);
+            sums.see(t, pointers, std::min<size_t>(GeometrySums::kPiece, tensors[t].elements - first));
+        }
+    return {names, tensors, sums};
+}
+
+/// Jointly Gaussian with correlation rho.
+std::vector<std::vector<float>> gaussian(size_t count, double rho, uint64_t seed, double scale = 1) {
+    Random random(seed);
+    std::vector<std::vector<float>> out(2);
+    for (size_t k = 0; k < count; ++k) {
+        const double a = random.normal(), b = random.normal();
+        out[0].push_back(static_cast<float>(scale * a));
+        out[1].push_back(static_cast<float>(scale * (rho * a + std::sqrt(1 - rho * rho) * b)));
+    }
+    return out;
+}
+
+}  // namespace
+
+TEST_CASE("small vectors, by hand") {
+    // a = (3, 0, -4 | 0, 12), b = (1, 2, 2 | 5, -1): two tensors.
+    const Geometry geometry =
+        of({"a", "b"}, {{"w", "matrix", 0, 3}, {"n", "norm", -1, 2}}, {{{3, 0, -4}, {1, 2, 2}}, {{0, 12}, {5, -1}}});
+    const Geometry::Part& whole = geometry.whole();
+    CHECK(whole.elements == 5);
+    CHECK(whole.norms[0] == Approx(13));
+    CHECK(whole.norms[1] == Approx(std::sqrt(35.0)));
+    const PairGeometry& pair = whole.pairs.at(0);
+    // Dot products −5 and −12.
+    CHECK(pair.cosine == Approx(-17 / (13 * std::sqrt(35.0))));
+    CHECK(pair.null_deviation == Approx(std::sqrt(25.0 * 9 / 3 + 144.0 * 26 / 2) / (13 * std::sqrt(35.0))));
+    // Neither is 0 at elements 0, 2 and 4; only the first agrees.
+    CHECK(pair.sign_agreement == Approx(1.0 / 3));
+    const double w = 0.5 + std::asin(-5 / (5.0 * 3)) / std::numbers::pi,
+                 n = 0.5 + std::asin(-12 / (12 * std::sqrt(26.0))) / std::numbers::pi;
+    CHECK(pair.sign_expected == Approx((2 * w + n) / 3));
+    // |ab| = 3 + 8 + 12, of which 3 agree; independent magnitudes: 7·5/3 + 12·6/2.
+    CHECK(pair.weighted_agreement == Approx(3.0 / 23));
+    CHECK(pair.overlap == Approx(23 / (35.0 / 3 + 36)));
+    CHECK(geometry.roles().at("norm").norms == std::vector<double>{12, std::sqrt(26.0)});
+    CHECK(geometry.blocks().at(0).pairs[0].cosine == Approx(-1.0 / 3));
+    CHECK(geometry.blocks().at(-1).elements == 2);
+    CHECK(geometry.norm_balance() == Approx(13 / std::sqrt(35.0)));
+
+    const Json json = geometry.to_json({"told"});
+    CHECK(json["whole"]["cosine"][1][0] == json["whole"]["cosine"][0][1]);
+    CHECK(json["whole"]["cosine"][0][0] == 1);
+    CHECK(json["blocks"].contains("none"));
+    CHECK(json["warnings"] == Json{"told"});
+    const std::string csv = geometry.to_csv();
+    CHECK(std::count(csv.begin(), csv.end(), '\n') == 1 + 1 + 2 + 2 + 2);
+    CHECK_THAT(csv, Catch::Contains("tensor,w,3,a,b,5,3,-0.333333"));
+}
+
+TEST_CASE("signs of jointly Gaussian elements agree as their correlation says") {
+    constexpr size_t kCount = 400'000;
+    for (const double rho : {0.0, 0.04, 0.3, -0.6}) {
+        // The second tensor is much larger in norm, and of another correlation: the expectation goes tensor by tensor.
+        const Geometry geometry = of({"a", "b"}, {{"x", "matrix", 0, kCount}, {"y", "matrix", 1, kCount}},
+                                     {gaussian(kCount, rho, 1), gaussian(kCount, -rho / 2, 2, 50)});
+        const double law = 0.5 + std::asin(rho) / std::numbers::pi,
+                     other = 0.5 + std::asin(-rho / 2) / std::numbers::pi;
+        const double deviation = 0.5 / std::sqrt(static_cast<double>(kCount));
+        CHECK(geometry.blocks().at(0).pairs[0].sign_agreement == Approx(law).margin(4 * deviation));
+        const PairGeometry& pair = geometry.whole().pairs[0];
+        CHECK(pair.sign_agreement == Approx((law + other) / 2).margin(4 * deviation));
+        // What is above the law is noise; against the whole's cosine, which the second tensor rules, it is not.
+        CHECK(std::abs(pair.sign_agreement - pair.sign_expected) < 4 * deviation);
+        if (rho == 0.3)
+            CHECK(std::abs(pair.sign_agreement - (0.5 + std::asin(pair.cosine) / std::numbers::pi)) > 40 * deviation);
+        if (rho == 0) CHECK(pair.overlap == Approx(1).margin(0.01));
+        if (rho == -0.6) CHECK(geometry.blocks().at(0).pairs[0].overlap > 1.1);
+    }
+}
+
+TEST_CASE("the null of the cosine is that of random directions with the tensors' norms") {
+    // A few elements carry nearly all the norm, so that 1/√P, 0.031, would be far too small a null.
+    const std::vector<GeometryTensor> tensors = {{"small", "bias", -1, 24}, {"large", "matrix", 0, 1000}};
+    double squares = 0;
+    constexpr int kDraws = 2000;
+    double told = 0;
+    for (int draw = 0; draw < kDraws; ++draw) {
+        auto small = gaussian(24, 0, 2 * static_cast<uint64_t>(draw)),
+             large = gaussian(1000, 0, 2 * static_cast<uint64_t>(draw) + 1);
+        for (auto* tensor : {&small, &large})
+            for (auto& vector : *tensor) {
+                double norm = 0;
+                for (const float x : vector) norm += static_cast<double>(x) * x;
+                const double want = tensor == &small ? 5 : 0.5;
+                for (float& x : vector) x = static_cast<float>(x * want / std::sqrt(norm));
+            }
+        const PairGeometry pair = of({"a", "b"}, tensors, {small, large}).whole().pairs[0];
+        squares += pair.cosine * pair.cosine;
+        told = pair.null_deviation;
+    }
+    CHECK(told == Approx(std::sqrt(625.0 / 24 + 0.0625 / 1000) / 25.25));
+    CHECK(std::sqrt(squares / kDraws) == Approx(told).epsilon(0.05));
+}
+
+TEST_CASE("premises that don't hold are told") {
+    auto geometry = [](double rho, double factor) {
+        auto values = gaussian(50'000, rho, 5);
+        for (float& x : values[1]) x = static_cast<float>(x * factor);
+        return of({"bird", "frog"}, {{"w", "matrix", 0, 50'000}}, {values});
+    };
+    CHECK(geometry(0.9, 1).warnings().empty());
+    CHECK(geometry(0.0, 1).warnings({"average"}).empty());
+    const std::vector<std::string> signs = geometry(0.02, 1).warnings({"trim", "elect", "disjoint-mean"});
+    REQUIRE(signs.size() == 1);
+    CHECK_THAT(signs[0], Catch::Contains("electing signs (TIES) decides by a toss"));
+    const std::vector<std::string> stock = geometry(0.02, 1).warnings({"model-stock"});
+    REQUIRE(stock.size() == 1);
+    CHECK_THAT(stock[0], Catch::Contains("Model Stock keeps"));
+    CHECK(geometry(0.5, 1).warnings({"model-stock"}).empty());
+    const std::vector<std::string> norms = geometry(0.9, 7).warnings({"average"});
+    REQUIRE(norms.size() == 1);
+    CHECK_THAT(norms[0], Catch::Contains("'frog' is 7.") && Catch::Contains("times as long as 'bird'"));
+    CHECK(geometry(0.9, 7).warnings({"norm-match", "average"}).empty());
+    // Without stages, whatever any method needs.
+    CHECK(geometry(0.0, 7).warnings().size() == 3);
+    const Geometry zero = geometry(0.5, 0);
+    REQUIRE(zero.warnings().size() == 1);
+    CHECK_THAT(zero.warnings()[0], Catch::Contains("'frog' is 0"));
+    CHECK(zero.to_json({})["whole"]["cosine"][0][1].is_null());
+    CHECK_THAT(zero.to_text({}), Catch::Contains("frog"));
+}
+
+TEST_CASE("the geometry of files doesn't depend on threads") {
+    Setup setup(3);
+    // More than a block, and not a multiple of one.
+    setup.base_file.values["big"] = std::vector<float>((1 << 20) + 4097, 0.5F);
+    setup.base_file.card.roles["big"] = {{"kind", "matrix"}, {"block", 2}};
+    for (auto& model : setup.models) model.card = setup.base_file.card;
+    for (size_t i = 0; i < setup.models.size(); ++i)
+        setup.models[i].values["big"] = normal_values((1 << 20) + 4097, 0.01, 50 + i);
+    setup.write();
+    const std::vector<std::string> names = {"x", "y", "z"};
+    const Geometry one = geometry_of(setup.base, setup.vectors, names, 1);
+    CHECK(one.to_json({}).dump() == geometry_of(setup.base, setup.vectors, names, 4).to_json({}).dump());
+    // Against sums in long double.
+    long double dot = 0, a = 0, b = 0;
+    const std::vector<float> x = setup.delta(0, "big"), y = setup.delta(2, "big");
+    for (size_t k = 0; k < x.size(); ++k) {
+        dot += static_cast<long double>(x[k]) * y[k];
+        a += static_cast<long double>(x[k]) * x[k];
+        b += static_cast<long double>(y[k]) * y[k];
+    }
+    const Geometry::Part& block = one.blocks().at(2);
+    CHECK(block.norms[0] == Approx(static_cast<double>(std::sqrt(a))).epsilon(1e-12));
+    CHECK(block.pairs[1].cosine == Approx(static_cast<double>(dot / std::sqrt(a * b))).epsilon(1e-10));
+    CHECK(one.roles().contains("other"));
+}
+
+TEST_CASE("a vector of a sum is the sum, of the same base") {
+    Setup setup(3);
+    const std::vector<double> factors = {1, -0.5, 2};
+    write_vector_sum(setup.vectors, factors, setup.out, {{"biophony.labels", "[]"}});
+    const TaskVector sum = TaskVector::open(setup.out);
+    sum.check_base(SafetensorsFile::open(setup.base));
+    CHECK(sum.file().metadata("biophony.labels") == "[]");
+    for (const TensorInfo& tensor : sum.file().tensors()) {
+        const std::vector<float> values = sum.file().read_floats(tensor.name);
+        for (size_t k = 0; k < values.size(); ++k) {
+            double expected = 0;
+            for (size_t i = 0; i < 3; ++i)
+                expected += factors[i] * static_cast<double>(setup.delta(i, tensor.name.c_str())[k]);
+            REQUIRE(values[k] == static_cast<float>(expected));
+        }
+    }
+    // A vector of another base is refused, and nothing is left behind.
+    Setup other(1);
+    other.base_file.values["c"][0] += 1;
+    other.write();
+    fs::remove(setup.out);
+    CHECK_THAT(error_of([&] {
+                   write_vector_sum({setup.vectors[0], other.vectors[0]}, std::vector<double>{1, 1}, setup.out, {});
+               }),
+               Catch::Contains("is a vector of another base"));
+    CHECK(!fs::exists(setup.out));
+}
+
+TEST_CASE("what a merge sees in its own pass is the same, whatever threads and tiles") {
+    Setup setup(3);
+    setup.base_file.values["big"] = std::vector<float>((1 << 20) + 4097, 0.5F);
+    setup.base_file.card.roles = {{"a", {{"kind", "matrix"}, {"block", 4}}},
+                                  {"big", {{"kind", "matrix"}, {"block", 2}}}};
+    for (size_t i = 0; i < setup.models.size(); ++i) {
+        setup.models[i].card = setup.base_file.card;
+        setup.models[i].values["big"] = normal_values((1 << 20) + 4097, 0.01, 50 + i);
+    }
+    setup.write();
+    const std::vector<std::string> names = {"x", "y", "z"};
+    const Json expected = geometry_of(setup.base, setup.vectors, names, 2).to_json({});
+    for (const unsigned threads : {1U, 3U})
+        for (const size_t tile : {4096, 100'000}) {
+            GeometryObserver observer(names);
+            MergeOptions options;
+            options.threads = threads;
+            options.tile_elements = tile;
+            options.observer = &observer;
+            setup.run({mean()}, options);
+            CHECK(observer.geometry().to_json({}).dump() == expected.dump());
+        }
+}
