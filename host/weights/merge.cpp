@@ -811,6 +811,16 @@ void MergePlan::tell_log() {
 
 namespace {
 
+/// Whether a tensor is merged; others are the base's, byte by byte: those that aren't floating, and what an encoder's
+/// card excludes (a published classifier, say).
+bool is_merged(const Job& job, const TensorInfo& tensor) {
+    return is_floating(tensor.dtype) && !(job.inputs.card && role_of(tensor, *job.inputs.card).kind == "excluded");
+}
+
+DType out_type(const Job& job, const TensorInfo& tensor) {
+    return is_merged(job, tensor) ? job.options.dtype.value_or(tensor.dtype) : tensor.dtype;
+}
+
 void fill_plan(MergePlan& plan, const std::vector<fs::path>& experts, const std::vector<MergeStage>& stages) {
     Job& job = *plan.state;
     size_t bad = 0;
@@ -840,10 +850,9 @@ void fill_plan(MergePlan& plan, const std::vector<fs::path>& experts, const std:
     MergeReport& totals = plan.totals;
     totals.bytes_read = inputs.bytes_hashed;
     for (const TensorInfo& tensor : inputs.base->tensors()) {
-        const bool floating = is_floating(tensor.dtype);
-        const DType out = floating ? job.options.dtype.value_or(tensor.dtype) : tensor.dtype;
+        const DType out = out_type(job, tensor);
         totals.bytes_written += tensor.elements() * size_of(out);
-        if (!floating || tensor.elements() == 0) {
+        if (!is_merged(job, tensor) || tensor.elements() == 0) {
             ++plan.copied;
             totals.bytes_read += tensor.bytes();
             continue;
@@ -890,9 +899,7 @@ MergeReport do_merge(MergePlan& plan) {
     const MergeReport& totals = plan.totals;
     std::vector<SafetensorsWriter::Tensor> announced;
     for (const TensorInfo& tensor : base.tensors())
-        announced.push_back({tensor.name,
-                             is_floating(tensor.dtype) ? job.options.dtype.value_or(tensor.dtype) : tensor.dtype,
-                             tensor.shape});
+        announced.push_back({tensor.name, out_type(job, tensor), tensor.shape});
     // The card of an encoder stands; another base's metadata gives way to what is said of this merge.
     std::map<std::string, std::string> metadata = job.inputs.card ? job.inputs.card->to_metadata() : plan.metadata;
     const auto& more = job.inputs.card ? plan.metadata : base.metadata();
@@ -904,7 +911,7 @@ MergeReport do_merge(MergePlan& plan) {
     SafetensorsWriter writer(plan.out, std::move(announced), metadata);
     std::vector<std::byte> buffer(1 << 18);
     for (const TensorInfo& tensor : base.tensors()) {
-        if (is_floating(tensor.dtype)) continue;
+        if (is_merged(job, tensor)) continue;
         for (uint64_t done = 0; done < tensor.bytes();) {
             const auto part = std::span(buffer).first(std::min<uint64_t>(buffer.size(), tensor.bytes() - done));
             base.read(tensor, done, part);

@@ -61,7 +61,7 @@ public:
     std::filesystem::path base, out;
     std::vector<Expert> experts;
     std::vector<MergeTensor> tensors;  ///< in the order of their data in the base
-    size_t copied = 0;                 ///< tensors that aren't floating, or have no element: they are the base's
+    size_t copied = 0;                 ///< tensors that aren't floating, have no element or are excluded: the base's
     bool encoder = false;              ///< whether base and result are encoder files; else roles come from shapes
     std::vector<std::string> stages;   ///< names
     uint32_t passes = 1;               ///< over the inputs: one to merge, and those that observe

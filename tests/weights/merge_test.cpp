@@ -95,6 +95,17 @@ TEST_CASE("a merge is an encoder file: base + combined deltas, the base's card a
     CHECK(report.bytes_read == 2 * (45002 * 4 + 24) + 3 * 45002 * 4);
 }
 
+TEST_CASE("what the encoder's card excludes is the base's, though experts differ") {
+    Setup setup;
+    setup.base_file.card.roles["b.bias"] = {{"kind", "excluded"}, {"block", -1}};
+    for (EncoderFile& model : setup.models) model.card = setup.base_file.card;
+    setup.write();
+    setup.run({mean()});
+    CHECK(setup.delta(0, "b.bias")[0] != 0);
+    CHECK(setup.result("b.bias") == setup.base_file.values["b.bias"]);
+    CHECK(setup.result("a") != setup.base_file.values["a"]);
+}
+
 TEST_CASE("the bytes depend neither on threads nor on the size of tiles") {
     const Setup setup;
     const std::vector<MergeStage> stages = {
