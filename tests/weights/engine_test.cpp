@@ -106,11 +106,14 @@ TEST_CASE("every stage of the tree gives the same bytes on any threads and tiles
         std::vector<MergeStage> list = {stage_of(*item)};
         if (traits.stage == MergerTraits::Stage::kTransform) list.push_back(stage_of(average));
         if (traits.stage == MergerTraits::Stage::kPost) list.insert(list.begin(), stage_of(average));
+        std::vector<fs::path> vectors = setup.vectors;
+        if (traits.exactly > 0) vectors.resize(traits.exactly);
         std::string first;
         for (const unsigned threads : {1U, 2U, 4U})
             for (const std::optional<size_t> tile :
                  {std::optional<size_t>(33), std::optional<size_t>(5000), std::optional<size_t>()}) {
-                setup.run(list, {.threads = threads, .tile_elements = tile, .seed = 3, .linalg = &small_linalg()});
+                merge(setup.base, vectors, list, setup.out,
+                      {.threads = threads, .tile_elements = tile, .seed = 3, .linalg = &small_linalg()});
                 const std::string bytes = read_file(setup.out);
                 if (first.empty()) first = bytes;
                 INFO(item->name() << ", " << threads << " threads, tiles of " << tile.value_or(0));

@@ -292,9 +292,10 @@ public:
     void element(const sdk::Tile& tile) const override {
         const auto scale = static_cast<float>(shrink_ ? lambda_ / static_cast<double>(tile.experts()) : lambda_);
         float* out = tile.out().data();
-        for_runs(tile, [&](size_t begin, size_t count) {
-            std::array<float, kRun> sums{};
-            std::array<int32_t, kRun> counts{};
+        for (size_t begin = 0; begin < tile.size(); begin += kBlock) {
+            const size_t count = std::min(kBlock, tile.size() - begin);
+            std::array<float, kBlock> sums{};
+            std::array<int32_t, kBlock> counts{};
             for (size_t i = 0; i < tile.experts(); ++i) {
                 const float* values = tile.expert(i).data() + begin;
                 for (size_t k = 0; k < count; ++k) {
@@ -304,7 +305,7 @@ public:
             }
             for (size_t k = 0; k < count; ++k)
                 out[begin + k] = scale * (sums[k] / static_cast<float>(std::max(counts[k], 1)));
-        });
+        }
     }
 
 private:
