@@ -16,6 +16,7 @@
 #include <chrono>
 #include <fstream>
 
+#include "base/schema.hpp"
 #include "learn/autocast.hpp"
 #include "learn/encoder.hpp"
 #include "learn/optimiser.hpp"
@@ -102,7 +103,12 @@ int run(int argc, char** argv) {
 
     set_torch_hooks({.open_torch = [] {}, .abi_mismatch = biophony_torch_runtime()->abi_mismatch});
     const Registry registry({argv[1]}, false);
-    LoadedEncoder loaded = make_encoder(registry.require("encoder:beats"), Json::parse(argv[2]), 1);
+    const ItemInfo& item = registry.require("encoder:beats");
+    Json params = Json::parse(argv[2]);
+    std::vector<Diagnostic> problems;
+    apply_schema(item.parameters, params, "", problems);
+    if (!problems.empty()) throw Error(Code::kInvalid, problems[0].message);
+    LoadedEncoder loaded = make_encoder(item, params, 1);
     Encoder& encoder = *loaded.module;
     const at::Tensor features =
         encoder.features(noise(batch, static_cast<int64_t>(seconds * encoder.info().sample_rate)));

@@ -8,15 +8,7 @@ import subprocess
 import sys
 import tempfile
 
-CONFIG = {  # of the published checkpoints but for layer drop, by which steps would differ
-    "encoder_layers": 12,
-    "encoder_embed_dim": 768,
-    "encoder_ffn_embed_dim": 3072,
-    "encoder_attention_heads": 12,
-    "dropout": 0.1,
-    "attention_dropout": 0.1,
-    "encoder_layerdrop": 0.0,
-}
+CONFIG = {"dropout": 0.1, "attention_dropout": 0.1, "encoder_layerdrop": 0.0}  # by layer drop steps would differ
 ROUNDS = int(os.environ.get("BIOPHONY_BENCH_ROUNDS", "3"))
 THREADS = int(os.environ.get("BIOPHONY_BENCH_THREADS", os.cpu_count()))
 PEER = os.environ.get("BIOPHONY_PEER_BEATS")
