@@ -15,8 +15,11 @@ void require_other_file(const char* option, const std::filesystem::path& out, co
                         const char* what) {
     if (out.empty() || other.empty()) return;
     std::error_code ignored;
-    if (std::filesystem::equivalent(out, other, ignored) ||
-        std::filesystem::weakly_canonical(out, ignored) == std::filesystem::weakly_canonical(other, ignored))
+    // Absolute first: of a relative path that begins with nothing that there is, the rest stays relative.
+    const auto whole = [&](const std::filesystem::path& path) {
+        return std::filesystem::weakly_canonical(std::filesystem::absolute(path), ignored);
+    };
+    if (std::filesystem::equivalent(out, other, ignored) || whole(out) == whole(other))
         throw Error(Code::kInvalid, fmt::format("{}: '{}' is {}, expected another file", option, out.string(), what));
 }
 
