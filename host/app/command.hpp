@@ -2,6 +2,7 @@
 #pragma once
 
 #include <boost/program_options.hpp>
+#include <filesystem>
 #include <string>
 #include <vector>
 
@@ -52,6 +53,10 @@ Graph load_pipeline(const options::variables_map& values, const Registry& regist
 
 /// What --out and its like say.
 RunOptions run_options(const options::variables_map& values, const std::vector<std::string>& command_line);
+
+/// Throws Error(kInvalid) where `out`, which `option` names, is the file `other`, whatever either path looks like.
+void require_other_file(const char* option, const std::filesystem::path& out, const std::filesystem::path& other,
+                        const char* what);
 
 /// What a checkpoint has: container, tensors, configuration, labels, and what is left aside.
 void print_checkpoint(const Checkpoint& checkpoint);

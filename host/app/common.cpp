@@ -11,6 +11,18 @@
 
 namespace biophony::app {
 
+void require_other_file(const char* option, const std::filesystem::path& out, const std::filesystem::path& other,
+                        const char* what) {
+    if (out.empty() || other.empty()) return;
+    std::error_code ignored;
+    // Absolute first: of a relative path that begins with nothing that there is, the rest stays relative.
+    const auto whole = [&](const std::filesystem::path& path) {
+        return std::filesystem::weakly_canonical(std::filesystem::absolute(path), ignored);
+    };
+    if (std::filesystem::equivalent(out, other, ignored) || whole(out) == whole(other))
+        throw Error(Code::kInvalid, fmt::format("{}: '{}' is {}, expected another file", option, out.string(), what));
+}
+
 bool parse(const std::vector<std::string>& arguments, const char* usage, const char* summary,
            const options::options_description& described, const options::positional_options_description& positional,
            options::variables_map& values) {

@@ -85,6 +85,10 @@ int convert_command(const std::vector<std::string>& arguments) {
                     fmt::format("the second file is '{}', expected a name that ends in .safetensors", out.string()));
 
     const Checkpoint checkpoint = Checkpoint::open(values["_in"].as<std::string>(), values["key"].as<std::string>());
+    require_other_file("OUT", out, checkpoint.path(), "the checkpoint");
+    for (const fs::path& file : checkpoint.files()) require_other_file("OUT", out, file, "a shard of the checkpoint");
+    if (values.count("config") > 0)
+        require_other_file("OUT", out, values["config"].as<std::string>(), "the configuration");
     print_checkpoint(checkpoint);
     if (!checkpoint.unreadable().empty())
         throw Error(Code::kRunFailed,

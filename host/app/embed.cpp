@@ -10,6 +10,7 @@
 #include "base/nearest.hpp"
 #include "tasks/embed.hpp"
 #include "tasks/torch_runtime.hpp"
+#include "weights/checkpoint.hpp"
 
 namespace biophony::app {
 
@@ -101,6 +102,14 @@ EmbedOptions embed_options(const options::variables_map& values) {
     require_file_name("--out", name);
     require_file_name("--csv", out.csv);
     out.inputs = find_sounds(values["_input"].as<std::vector<std::string>>());
+    for (const auto& [option, output] : {std::pair("--out", out.out), std::pair("--csv", out.csv)}) {
+        if (output.empty()) continue;
+        require_other_file(option, output, out.checkpoint, "the checkpoint");
+        require_other_file(option, output, out.config.empty() ? sidecar_config(out.checkpoint) : out.config,
+                           "the configuration");
+        for (const EmbedInput& input : out.inputs) require_other_file(option, output, input.path, "an input");
+    }
+    require_other_file("--csv", out.csv, out.out, "what --out names");
     return out;
 }
 

@@ -1,5 +1,7 @@
 #include <fmt/format.h>
 
+#include <fstream>
+
 #include "app/command.hpp"
 #include "base/nearest.hpp"
 #include "base/schema.hpp"
@@ -94,6 +96,24 @@ void print_node_type(const NodeType& type) {
     print_parameters(type.parameters, 2);
 }
 
+/// Whether a file is to be looked at as a library: by its name, else (libx.so.1) by its content.
+bool is_library(const fs::path& file) {
+    std::string head(4, '\0');
+    return file.extension() == ".so" ||
+           (fs::is_regular_file(file) && std::ifstream(file, std::ios::binary).read(head.data(), 4) &&
+            head ==
+                "\x7f"
+                "ELF");
+}
+
+int inspect_checkpoint(const fs::path& file, const std::string& key) {
+    const Checkpoint checkpoint = Checkpoint::open(file, key);
+    print_checkpoint(checkpoint);
+    for (const TensorInfo& tensor : checkpoint.tensors())
+        fmt::print("    {:<4} [{}] {}\n", to_string(tensor.dtype), fmt::join(tensor.shape, ", "), tensor.name);
+    return 0;
+}
+
 }  // namespace
 
 int inspect_command(const std::vector<std::string>& arguments) {
@@ -111,14 +131,17 @@ int inspect_command(const std::vector<std::string>& arguments) {
                described, positional, values))
         return 0;
     const std::string what = values["_what"].as<std::string>();
-    if (!what.ends_with(".so") && fs::is_regular_file(what)) {
-        const Checkpoint checkpoint = Checkpoint::open(what, values["key"].as<std::string>());
-        print_checkpoint(checkpoint);
-        for (const TensorInfo& tensor : checkpoint.tensors())
-            fmt::print("    {:<4} [{}] {}\n", to_string(tensor.dtype), fmt::join(tensor.shape, ", "), tensor.name);
-        return 0;
-    }
-    if (what.find('/') != std::string::npos || what.ends_with(".so")) {
+    const std::string key = values["key"].as<std::string>();
+    // A word alone is a name first, and a file here only where nothing has that name.
+    const bool is_path = what.find_first_of("/.") != std::string::npos, is_file = fs::is_regular_file(what);
+    const bool library = is_library(what);
+    if (is_path && is_file && !library) return inspect_checkpoint(what, key);
+    const auto no_checkpoint = [&] {
+        if (!key.empty())
+            throw Error(Code::kInvalid, fmt::format("--key: goes with a checkpoint, which '{}' is not", what));
+    };
+    if (what.find('/') != std::string::npos || (is_path && library)) {
+        no_checkpoint();
         const PluginFile file = Registry::look_at(fs::absolute(what));
         fmt::print("{}: {}{}\n", file.path.string(), to_string(file.state),
                    file.reason.empty() ? "" : ": " + file.reason);
@@ -130,6 +153,7 @@ int inspect_command(const std::vector<std::string>& arguments) {
         return file.state == PluginState::kOk ? 0 : static_cast<int>(Code::kPlugin);
     }
     if (const NodeType* type = node_types().find(what)) {
+        no_checkpoint();
         print_node_type(*type);
         return 0;
     }
@@ -141,6 +165,7 @@ int inspect_command(const std::vector<std::string>& arguments) {
         for (const ItemInfo* item : registry.items())
             if (item->id == what) names.push_back(item->name());
         if (names.size() == 1) name = names[0];
+        if (names.empty() && is_file) return inspect_checkpoint(what, key);
         if (names.empty()) {
             for (const ItemInfo* item : registry.items()) names.push_back(item->name());
             for (const NodeType& type : node_types().all()) names.push_back(type.name);
@@ -148,6 +173,7 @@ int inspect_command(const std::vector<std::string>& arguments) {
                         fmt::format("there is no item or node type '{}'{}", what, did_you_mean(what, names)));
         }
     }
+    no_checkpoint();
     print_item(registry.require(name));
     return 0;
 }

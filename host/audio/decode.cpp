@@ -346,7 +346,7 @@ struct AudioStream::State {
                 return;
             }
             if (const std::string problem = shortage(file, path, decoded); !problem.empty()) fail(path, problem);
-            length = std::llround(static_cast<double>(decoded) * rate / info.sample_rate);
+            length = resampled_length(static_cast<double>(decoded), info.sample_rate, rate);
         }
         if (resampler) mono.assign(kBlock, 0.0F);
     }

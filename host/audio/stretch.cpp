@@ -53,7 +53,11 @@ std::vector<float> resample(const std::vector<float>& samples, double from, doub
     require_rate(to);
     if (from == to) return samples;
     return convert(samples, from, to,
-                   static_cast<size_t>(std::llround(static_cast<double>(samples.size()) * to / from)));
+                   static_cast<size_t>(resampled_length(static_cast<double>(samples.size()), from, to)));
+}
+
+int64_t resampled_length(double samples, double from, double to) {
+    return std::llround(samples * to / from);
 }
 
 Margin leading_margin(double own, double rate) {
@@ -86,9 +90,9 @@ std::vector<float> read_stretch(const SampleSource& source, double start_s, doub
 
     // In output samples; cut again below where the signal turns out to be shorter than announced.
     const auto length_up_to = [&](int64_t end) {
-        const double seconds = static_cast<double>(end) / own - start_s;
-        return to_the_end || end_s * own > static_cast<double>(end) ? std::llround(seconds * rate)
-                                                                    : std::llround((end_s - start_s) * rate);
+        return to_the_end || end_s * own > static_cast<double>(end)
+                   ? resampled_length(static_cast<double>(end) - start_s * own, own, rate)
+                   : std::llround((end_s - start_s) * rate);
     };
 
     // The margins keep the filter's ringing at the cut out of the result. The leading one is a whole number of samples

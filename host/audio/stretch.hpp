@@ -19,6 +19,9 @@ struct SampleSource {
 /// What decode_audio() promises. Throws Error(kRunFailed) for times that no sample has; names no file.
 std::vector<float> read_stretch(const SampleSource& source, double start_s, double end_s, double rate);
 
+/// How many samples `samples` of them at one rate are at another, rounded.
+int64_t resampled_length(double samples, double from, double to);
+
 /// Silence that goes through the resampler ahead of a signal, in samples at both rates, whole numbers where the rates
 /// are: it rings in that, and a signal's first samples are as good as the rest. Nothing where the rates are equal.
 struct Margin {

@@ -154,7 +154,7 @@ LoadedEncoder load_checkpoint(const ItemInfo& item, const Json& params, const st
     const Where where = {.file = file.string()};
     Json effective = params;
     // A node's key counts the file that it names, not the ones that this names in turn.
-    if (source.files().size() > 1)
+    if (source.files() != std::vector{source.path()})
         throw Error(Code::kRunFailed, "is in shards; 'biophony convert' makes one file of them", where);
     if (source.metadata().contains("biophony.config") && source.safetensors() != nullptr) {
         const EncoderCard card = EncoderCard::from(*source.safetensors());

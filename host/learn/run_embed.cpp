@@ -17,11 +17,13 @@
 #include <cmath>
 #include <fstream>
 #include <list>
+#include <optional>
 #include <span>
 
 #include "audio/decode.hpp"
 #include "base/csv.hpp"
 #include "base/files.hpp"
+#include "base/memory.hpp"
 #include "base/nearest.hpp"
 #include "base/schema.hpp"
 #include "base/sha256.hpp"
@@ -37,25 +39,24 @@ namespace biophony {
 
 namespace {
 
-constexpr size_t kSamplesAhead = size_t{1} << 24;                     // that wait for the encoder, 64 MiB
-constexpr double kBatchBytes = 2.0 * (uint64_t{1} << 30);             // what a forward pass may take, estimated
-constexpr double kHeaderBytes = 95e6;                                 // the format allows 100 MB
-constexpr double kRowText = 24, kInputText = 260, kTensorText = 110;  // bytes in the header, rounded up
+constexpr size_t kSamplesAhead = size_t{1} << 24;          // that wait for the encoder, 64 MiB
+constexpr double kBatchBytes = 2.0 * (uint64_t{1} << 30);  // what a forward pass may take, estimated
+constexpr double kHeaderBytes = 95e6;                      // the format allows 100 MB
+// Bytes in the header, at most: two numbers of up to 22 with brackets and commas; the rest of a file; of a tensor.
+constexpr double kRowText = 48, kInputText = 260, kTensorText = 160;
 
 LoadedEncoder open_encoder(const EmbedOptions& options, const Registry& registry) {
     if (options.encoder.empty()) {
         bool named = false;
-        std::string why;
         try {
             named = SafetensorsFile::open(options.checkpoint).metadata().contains("biophony.config");
-        } catch (const Error& error) {
-            why = fmt::format(" ({})", error.message());
+        } catch (const Error&) {  // a file of others, which says nothing, or no weights at all
         }
         if (!named) {
             std::vector<std::string> ids;
             for (const ItemInfo* item : registry.items("encoder")) ids.push_back(item->id);
             throw Error(Code::kInvalid,
-                        fmt::format("doesn't say which encoder it is of{}; name it with --encoder, there are: {}", why,
+                        fmt::format("doesn't say which encoder it is of; name it with --encoder, there are: {}",
                                     fmt::join(ids, ", ")),
                         {.file = options.checkpoint.string()});
         }
@@ -74,22 +75,6 @@ LoadedEncoder open_encoder(const EmbedOptions& options, const Registry& registry
     if (!encoder.module->parameters().empty())
         throw Error(Code::kInvalid, "has weights to load; name their file with --checkpoint", {.plugin = item.name()});
     return encoder;
-}
-
-/// Bytes that could be had now: of the machine, and of the control group (version 2) that this runs in.
-double free_memory() {
-    double free = 1e18;
-    std::ifstream in("/proc/meminfo");
-    for (std::string key, unit; in >> key;) {
-        double value = 0;
-        if (!(in >> value)) break;
-        std::getline(in, unit);
-        if (key == "MemAvailable:") free = value * 1024;
-    }
-    double limit = 0, used = 0;
-    if (std::ifstream("/sys/fs/cgroup/memory.max") >> limit && std::ifstream("/sys/fs/cgroup/memory.current") >> used)
-        free = std::min(free, limit - used);
-    return free;
 }
 
 /// What a forward pass on so many samples takes, roughly: with heads of 64, as nearly all have, a relative position
@@ -154,7 +139,7 @@ private:
     uint64_t size_ = 0;  ///< floats
 };
 
-/// A text file that appears with finish() or not at all.
+/// A text file that appears with close() and finish() or not at all.
 class TextFile {
 public:
     explicit TextFile(fs::path path) : path_(std::move(path)), temporary_(path_.string() + ".tmp-" + unique_name()) {
@@ -174,10 +159,14 @@ public:
         out_ << text;
         check();
     }
-    void finish() {
+    /// All that can go wrong but for the name: the bytes are on the disk.
+    void close() {
         out_.close();
         check();
         sync_path(temporary_);
+    }
+    /// After close().
+    void finish() {
         if (::rename(temporary_.c_str(), path_.c_str()) != 0) throw_errno("write", path_);
         finished_ = true;
         sync_path(path_.has_parent_path() ? path_.parent_path() : fs::path("."));
@@ -231,8 +220,11 @@ public:
             result.sound_seconds += inputs_[i].seconds;
         }
         if (result.rows > 0) {
-            if (!options_.csv.empty()) write_table();
+            // Neither has its name before both are whole.
+            std::optional<TextFile> table;
+            if (!options_.csv.empty()) write_table(table.emplace(options_.csv));
             if (!options_.out.empty()) write_tensors();
+            if (table) table->finish();
         }
         result.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
         result.inputs = std::move(inputs_);
@@ -288,7 +280,9 @@ private:
             }
             const int64_t rows =
                 whole() ? 1 : window_count(std::llround(input.seconds * info_.sample_rate), plan_.window, plan_.hop);
-            header += kInputText + static_cast<double>(input.path.size()) + kRowText * static_cast<double>(rows) +
+            // A path is text in JSON that is text in JSON.
+            const size_t path = Json(Json(utf8(input.path)).dump()).dump().size();
+            header += kInputText + static_cast<double>(path) + kRowText * static_cast<double>(rows) +
                       kTensorText * (1 + options_.frames + options_.layers + options_.predictions);
         }
         if (!options_.out.empty() && header > kHeaderBytes)
@@ -433,12 +427,12 @@ private:
     /// Start and end of a row in seconds; the last window of a file is cut where the file ends.
     std::pair<double, double> times(size_t input, size_t row) const {
         if (whole()) return {0, inputs_[input].seconds};
-        const double start = static_cast<double>(row) * static_cast<double>(plan_.hop) / plan_.rate;
-        return {start, std::min(start + static_cast<double>(plan_.window) / plan_.rate, inputs_[input].seconds)};
+        const int64_t start = static_cast<int64_t>(row) * plan_.hop;
+        const auto seconds = [&](int64_t samples) { return static_cast<double>(samples) / plan_.rate; };
+        return {seconds(start), std::min(seconds(start + plan_.window), inputs_[input].seconds)};
     }
 
-    void write_table() {
-        TextFile table(options_.csv);
+    void write_table(TextFile& table) {
         std::string line = "path,start_s,end_s";
         for (int64_t d = 0; d < info_.width; ++d) line += fmt::format(",e{}", d);
         table.write(line + "\n");
@@ -452,7 +446,7 @@ private:
                 for (const float value : values) fmt::format_to(std::back_inserter(line), ",{}", value);
                 table.write(line + "\n");
             }
-        table.finish();
+        table.close();
     }
 
     /// The numbers of one row that make up a tensor: their place behind the row's begin, and shape.
@@ -509,14 +503,15 @@ private:
                               {"bands", info_.bands},
                               {"checkpoint", utf8(options_.checkpoint.filename().string())},
                               {"checkpoint_sha256", checkpoint_hash_}};
-        std::map<std::string, std::string> all = {{"biophony.format", "embeddings/0"},
-                {"biophony.version", options_.program_version},
-                {"biophony.libtorch", std::string(libtorch_version())},
-                {"biophony.encoder", encoder.dump()},
-                {"biophony.window", Json({{"seconds", window}, {"hop_seconds", hop}}).dump()},
-                {"biophony.precision", options_.bfloat16 ? "bf16" : "float32"},
-                {"biophony.inputs", inputs.dump()},
-                {"biophony.skipped", skipped.dump()}};
+        std::map<std::string, std::string> all = {
+            {"biophony.format", "embeddings/0"},
+            {"biophony.version", options_.program_version},
+            {"biophony.libtorch", std::string(libtorch_version())},
+            {"biophony.encoder", encoder.dump()},
+            {"biophony.window", Json({{"seconds", window}, {"hop_seconds", hop}}).dump()},
+            {"biophony.precision", options_.bfloat16 ? "bf16" : "float32"},
+            {"biophony.inputs", inputs.dump()},
+            {"biophony.skipped", skipped.dump()}};
         if (options_.predictions)
             if (const std::string labels = Checkpoint::open(options_.checkpoint).labels(); !labels.empty())
                 all["biophony.labels"] = labels;

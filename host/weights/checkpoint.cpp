@@ -37,6 +37,7 @@ constexpr uint64_t kMaxSteps = 20'000'000;  ///< entries looked at: a value that
 constexpr size_t kMaxTensors = 1'000'000;
 constexpr uint64_t kMaxValues = 1'000'000;  ///< of a configuration
 constexpr uint64_t kMaxText = 16 << 20;     ///< bytes of a configuration, and of all names of a module's tensors
+constexpr uint64_t kAlwaysFits = 64 << 20;  ///< bytes that tensors may take however small the file is
 
 [[noreturn]] void refuse(const std::string& what) {
     throw Error(Code::kRunFailed, what);
@@ -65,6 +66,12 @@ struct View {
     bool dense = true;  ///< row by row without gaps
 };
 
+/// Equal where two tensors are the same values in the same memory.
+using Piece = std::tuple<size_t, uint64_t, DType, std::vector<int64_t>, std::vector<uint64_t>>;
+Piece piece_of(const TensorInfo& tensor, const View& view) {
+    return {view.storage, view.first, tensor.dtype, tensor.shape, view.strides};
+}
+
 /// Finds and describes what a pickle of torch.save holds.
 class TorchValues {
 public:
@@ -91,14 +98,19 @@ public:
             const Id level = path[i].value;
             if (i + 1 == path.size() && path.size() > 1) continue;
             if (is_module(level)) continue;
-            find_config(level, i + 1 < path.size() ? path[i + 1].name : std::string());
+            find_config(level, i + 1 < path.size() ? path[i + 1].name : std::string_view());
         }
     }
 
 private:
     struct Step {
-        std::string name;
+        std::string_view name;  ///< of the pickle, or of the path that was asked for
         Id value;
+    };
+    /// A value on the way down, by the one that it was found in: names may be long and paths many.
+    struct Place {
+        size_t parent;
+        Id key, value;
     };
 
     void count(uint64_t steps) {
@@ -180,7 +192,11 @@ private:
 
     static std::string path_text(const std::vector<Step>& path) {
         std::string out;
-        for (size_t i = 1; i < path.size(); ++i) out += (i > 1 ? "/" : "") + path[i].name;
+        for (size_t i = 1; i < path.size(); ++i) {
+            if (out.size() + path[i].name.size() > kMaxText) refuse("the names of its dictionaries are too long");
+            if (i > 1) out += '/';
+            out += path[i].name;
+        }
         return out;
     }
 
@@ -188,20 +204,21 @@ private:
         std::vector<Step> path = {{"", pickle_.root()}};
         for (size_t begin = 0; wanted != "/" && begin <= wanted.size();) {
             const size_t end = std::min(wanted.find('/', begin), wanted.size());
-            const std::string name = wanted.substr(begin, end - begin);
+            const std::string_view name = std::string_view(wanted).substr(begin, end - begin);
             begin = end + 1;
             const Id here = is_dict(path.back().value) ? path.back().value : pickle_.state_dict(path.back().value);
             Id next = Pickle::kNothing;
             std::vector<std::string> names;
             if (here != Pickle::kNothing)
                 for (size_t i = 0; i + 1 < pickle_[here].items.size(); i += 2) {
-                    const std::string text = key_text(pickle_[here].items[i]);
-                    if (text == name) next = pickle_[here].items[i + 1];
-                    if (names.size() < 1000) names.push_back(shown(text));
+                    const Id id = pickle_[here].items[i];
+                    if (pickle_.kind(id) == Kind::kText ? pickle_.text(id) == name : key_text(id) == name)
+                        next = pickle_[here].items[i + 1];
+                    if (names.size() < 1000) names.push_back(shown(key_text(id)));
                 }
             if (next == Pickle::kNothing)
                 refuse(fmt::format("has nothing under '{}' of the path '{}'{}", shown(name), shown(wanted),
-                                   did_you_mean(name, names)));
+                                   did_you_mean(std::string(name), names)));
             path.push_back({name, next});
             if (path.size() > static_cast<size_t>(kMaxDepth)) refuse("the path has too many parts");
         }
@@ -220,16 +237,26 @@ private:
                     known.push_back({name, value});
             }
             if (known.size() == 1) return {{"", root}, known[0]};
-            if (known.size() > 1) ambiguous({{{"", root}, known[0]}, {{"", root}, known[1]}});
+            if (known.size() > 1) ambiguous({{{"", root}, known[0]}, {{"", root}, known[1]}}, 2);
         }
         // Level by level. Every value is looked at once.
         std::unordered_set<Id> seen = {root};
-        std::vector<std::vector<Step>> level = {{{"", root}}}, found;
-        if (has_tensors(root)) found.push_back(level[0]);
-        for (int depth = 0; depth < 8 && !level.empty(); ++depth) {
-            std::vector<std::vector<Step>> below;
-            for (const std::vector<Step>& path : level) {
-                const Id here = path.back().value;
+        std::vector<Place> places = {{0, Pickle::kNothing, root}};
+        std::vector<size_t> found;
+        if (has_tensors(root)) found.push_back(0);
+        const auto path_to = [&](size_t place) {
+            std::vector<Step> path;
+            for (; place > 0; place = places[place].parent)
+                path.push_back({pickle_.text(places[place].key), places[place].value});
+            path.push_back({"", root});
+            std::reverse(path.begin(), path.end());
+            return path;
+        };
+        size_t begin = 0;
+        for (int depth = 0; depth < 8 && begin < places.size(); ++depth) {
+            const size_t end = places.size();
+            for (size_t parent = begin; parent < end; ++parent) {
+                const Id here = places[parent].value;
                 if (!is_dict(here)) continue;
                 const std::vector<Id>& items = pickle_[here].items;
                 count(items.size());
@@ -239,37 +266,38 @@ private:
                         (!is_dict(items[i + 1]) && pickle_.kind(items[i + 1]) != Kind::kObject))
                         continue;
                     if (is_tensor(items[i + 1]) || !seen.insert(items[i + 1]).second) continue;
-                    count(path.size());
-                    below.push_back(path);
-                    below.back().push_back({key_text(items[i]), items[i + 1]});
-                    if (has_tensors(items[i + 1])) found.push_back(below.back());
+                    places.push_back({parent, items[i], items[i + 1]});
+                    if (has_tensors(items[i + 1])) found.push_back(places.size() - 1);
                 }
             }
-            if (found.size() == 1) return found[0];
-            if (!found.empty()) ambiguous(found);
-            level = std::move(below);
+            if (found.size() == 1) return path_to(found[0]);
+            if (!found.empty()) {
+                std::vector<std::vector<Step>> listed;
+                for (size_t i = 0; i < std::min(found.size(), kListed); ++i) listed.push_back(path_to(found[i]));
+                ambiguous(listed, found.size());
+            }
+            begin = end;
         }
         refuse(fmt::format(
             "holds no state dict: the outermost value is {}, and no dictionary in it has tensors under names",
             describe(root)));
     }
 
-    [[noreturn]] void ambiguous(const std::vector<std::vector<Step>>& found) {
+    static constexpr size_t kListed = 8;
+
+    [[noreturn]] void ambiguous(const std::vector<std::vector<Step>>& listed, size_t all) {
         std::vector<std::string> lines;
-        for (const std::vector<Step>& path : found) {
-            if (lines.size() == 8) {
-                lines.push_back(fmt::format("… ({} in all)", found.size()));
-                break;
-            }
+        for (const std::vector<Step>& path : listed)
             lines.push_back(fmt::format("'{}' ({} tensors)", path.size() == 1 ? "/" : shown(path_text(path)),
                                         count_tensors(path.back().value)));
-        }
-        refuse(fmt::format("has more than one dictionary of tensors, so one must be named by its path: {}",
-                           fmt::join(lines, ", ")));
+        if (all > listed.size()) lines.push_back(fmt::format("… ({} in all)", all));
+        refuse(
+            fmt::format("has more than one dictionary of tensors; 'biophony convert --key PATH' takes one of them: {}",
+                        fmt::join(lines, ", ")));
     }
     size_t count_tensors(Id id) {
         size_t out = 0;
-        entries(id, [&](const std::string&, Id value) { out += is_tensor(value) ? 1 : 0; });
+        entries(id, [&](std::string_view, Id value) { out += is_tensor(value) ? 1 : 0; });
         return out;
     }
 
@@ -340,18 +368,24 @@ private:
     void entries(Id id, Body&& body) {
         if (!is_dict(id)) return walk_module(id, body);
         const std::vector<Id>& items = pickle_[id].items;
-        for (size_t i = 0; i + 1 < items.size(); i += 2) body(key_text(items[i]), items[i + 1]);
+        for (size_t i = 0; i + 1 < items.size(); i += 2)
+            if (pickle_.kind(items[i]) == Kind::kText)
+                body(pickle_.text(items[i]), items[i + 1]);
+            else
+                body(key_text(items[i]), items[i + 1]);
     }
 
     void collect(Id state_dict) {
         std::set<std::string> names;
-        uint64_t end = 0, others = 0;
+        std::set<Piece> pieces;
+        uint64_t end = 0, distinct = 0, others = 0;
         std::string other;
-        entries(state_dict, [&](const std::string& name, Id value) {
+        entries(state_dict, [&](std::string_view entry, Id value) {
             if (!is_tensor(value)) {
-                if (others++ == 0) other = fmt::format("'{}' is {}", shown(name), describe(value));
+                if (others++ == 0) other = fmt::format("'{}' is {}", shown(entry), describe(value));
                 return;
             }
+            const std::string name(entry);
             if (!is_utf8(name) || name == "__metadata__")
                 refuse(fmt::format("'{}' can't be the name of a tensor", shown(name)));
             if (!names.insert(name).second) refuse(fmt::format("the tensor '{}' is there twice", shown(name)));
@@ -366,11 +400,15 @@ private:
             for (const int64_t dimension : info.shape)
                 if (__builtin_mul_overflow(bytes, static_cast<uint64_t>(dimension), &bytes))
                     refuse(fmt::format("the shape of '{}' overflows", shown(name)));
-            // Strides of zero repeat values without taking space. Beyond some measure that is no model.
-            if (bytes > file_bytes_ || end + bytes > 16 * file_bytes_)
-                refuse(fmt::format("the tensor '{}' repeats its values until it is larger than the file", shown(name)));
+            // Strides of zero repeat values without taking space. Beyond some measure that is no model. Layers may
+            // share all they have.
+            if (pieces.insert(piece_of(info, view)).second && (__builtin_add_overflow(distinct, bytes, &distinct) ||
+                                                               distinct > std::max(kAlwaysFits, 16 * file_bytes_)))
+                refuse(fmt::format("the tensor '{}' repeats its values until they are larger than the file by far",
+                                   shown(name)));
             info.begin = end;
-            info.end = end += bytes;
+            if (__builtin_add_overflow(end, bytes, &end)) refuse("the length of its tensors overflows");
+            info.end = end;
             tensors.push_back(std::move(info));
             views.push_back(std::move(view));
         });
@@ -459,6 +497,13 @@ private:
             dtype = named_dtype(pickle_.text(pickle_[global].arguments));
         }
         if (!dtype) return fmt::format("safetensors has nothing for {}", type);
+        // What its values mean that the storage doesn't say: a negated view, a conjugated one.
+        const size_t facts = how == "_rebuild_tensor_v3" ? 7 : 6;
+        if (arguments.size() > facts && how != "_rebuild_tensor")
+            for (const auto& [fact, word] : {std::pair("neg", "negated"), std::pair("conj", "conjugated")})
+                if (const Id value = pickle_.find(arguments[facts], fact);
+                    pickle_.kind(value) == Kind::kBool && pickle_[value].integer != 0)
+                    return fmt::format("it is stored {}", word);
         info.dtype = *dtype;
         info.shape = numbers(arguments[2], name);
         const std::vector<int64_t> strides = numbers(arguments[3], name);
@@ -504,18 +549,17 @@ private:
 
     // ---- what stands beside it
 
-    void find_config(Id level, const std::string& taken) {
+    void find_config(Id level, std::string_view taken) {
         if (!is_dict(level)) return;
-        const auto usable = [&](const char* name) {
+        const auto beside = [&](const char* name) {
             count(pickle_[level].items.size());
-            const Id value = pickle_.find(level, name);
-            return value != Pickle::kNothing && !has_tensors(value) ? value : Pickle::kNothing;
+            return name == taken ? Pickle::kNothing : pickle_.find(level, name);
         };
-        std::set<std::string> used = {taken};
+        std::set<std::string, std::less<>> used = {std::string(taken)};
         for (const char* name : kConfigs) {
             if (!config.empty()) break;
-            const Id value = usable(name);
-            if (value == Pickle::kNothing) continue;
+            const Id value = beside(name);
+            if (value == Pickle::kNothing || is_module(value)) continue;
             Json json;
             uint64_t text = 0;
             if (to_json(value, 0, text, json) && json.is_object() && !json.empty()) {
@@ -524,7 +568,7 @@ private:
             }
         }
         if (labels.empty())
-            if (const Id value = usable("label_dict"); is_dict(value)) {
+            if (const Id value = beside("label_dict"); is_dict(value)) {
                 labels = label_list(value);
                 if (!labels.empty()) used.insert("label_dict");
             }
@@ -687,7 +731,12 @@ Checkpoint Checkpoint::open(const fs::path& file, const std::string& key) {
         if (!S_ISREG(status.st_mode))
             refuse(S_ISDIR(status.st_mode) ? "is a folder, expected a file" : "is no regular file");
         const auto size = static_cast<uint64_t>(status.st_size);
-        state->torch = TorchContainer::open(state->fd, size, file);
+        std::array<char, 9> start{};
+        const size_t known = std::min<uint64_t>(size, start.size());
+        if (::pread(state->fd, start.data(), known, 0) != static_cast<ssize_t>(known)) throw_errno("read", file);
+        // A length, whose upper bytes are zero, and '{'. Its first byte may be any, that of a pickle or of JSON too.
+        const bool safetensors = start[8] == '{' && std::all_of(&start[4], &start[8], [](char c) { return c == 0; });
+        if (!safetensors) state->torch = TorchContainer::open(state->fd, size, file);
         if (state->torch) {
             TorchValues values(*state->torch, size);
             values.find(key);
@@ -703,16 +752,10 @@ Checkpoint Checkpoint::open(const fs::path& file, const std::string& key) {
         }
         if (!key.empty())
             refuse(fmt::format("is no PyTorch file, so nothing stands under the path '{}' in it", shown(key)));
-        // safetensors begins with a length, so that a '{' in front is text, of an index, as long as no header is 123
-        // bytes and 2^56 more.
-        char first = 0;
-        if (size > 0 && ::pread(state->fd, &first, 1, 0) != 1) throw_errno("read", file);
-        char ninth = 0;
-        if (size > 8 && ::pread(state->fd, &ninth, 1, 8) != 1) throw_errno("read", file);
-        if (first == '{' && ninth != '{') {
+        if (!safetensors && start[0] == '{') {
             for (const fs::path& shard : shards_of(file)) state->shards.push_back(SafetensorsFile::open(shard));
             state->container = fmt::format("safetensors in {} shards", state->shards.size());
-        } else if (ninth == '{') {
+        } else if (start[8] == '{') {
             state->shards.push_back(SafetensorsFile::open(file));
             state->container = "safetensors";
         } else {
@@ -733,16 +776,14 @@ Checkpoint Checkpoint::open(const fs::path& file, const std::string& key) {
     };
     try {
         open_content();
-        std::map<std::tuple<size_t, uint64_t, DType, std::vector<int64_t>, std::vector<uint64_t>>, size_t> pieces;
+        std::map<Piece, size_t> pieces;
         state->tied.resize(state->tensors.size());
         for (size_t i = 0; i < state->tensors.size(); ++i) {
             const TensorInfo& tensor = state->tensors[i];
             if (!state->index.emplace(tensor.name, i).second)
                 refuse(fmt::format("the tensor '{}' is there twice", shown(tensor.name)));
             if (state->views.empty() || tensor.bytes() == 0) continue;
-            const View& view = state->views[i];
-            const auto [found, added] =
-                pieces.emplace(std::tuple(view.storage, view.first, tensor.dtype, tensor.shape, view.strides), i);
+            const auto [found, added] = pieces.emplace(piece_of(tensor, state->views[i]), i);
             if (!added) state->tied[i] = state->tensors[found->second].name;
         }
     } catch (const Error& error) {

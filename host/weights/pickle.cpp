@@ -5,15 +5,16 @@
 #include <algorithm>
 #include <array>
 #include <bit>
+#include <charconv>
 #include <cstring>
-#include <unordered_set>
 
 namespace biophony {
 
 namespace {
 
 constexpr uint64_t kMaxBytes = uint64_t{256} << 20;
-constexpr size_t kMaxNodes = 4'000'000;
+constexpr size_t kMaxNodes = 4'000'000;      ///< also of what stands on the stack, and of marks
+constexpr size_t kMaxItems = 4 * kMaxNodes;  ///< of all lists, tuples and dictionaries: they may share values
 
 // Packages, modules and functions that no checkpoint's data needs; an entry covers everything below it.
 constexpr std::string_view kRefused[] = {
@@ -24,23 +25,37 @@ constexpr std::string_view kRefused[] = {
     "runpy", "importlib", "_frozen_importlib", "_frozen_importlib_external", "imp", "pkgutil", "zipimport", "pickle",
     "_pickle", "cPickle", "marshal", "shelve", "pdb", "bdb", "cProfile", "timeit", "doctest", "pydoc", "idlelib",
     "lib2to3", "distutils", "setuptools", "pip", "ensurepip", "venv", "codeop", "operator.attrgetter",
-    "operator.methodcaller", "_operator.attrgetter", "_operator.methodcaller", "numpy.load", "numpy.testing",
-    "numpy.f2py", "numpy.distutils", "torch.load", "torch.jit.load", "torch.hub", "torch.serialization.load",
-    "torch.utils.cpp_extension", "torch.distributed.rpc",
+    "operator.methodcaller", "_operator.attrgetter", "_operator.methodcaller", "types.CodeType", "types.FunctionType",
+    "dill._dill._create_code", "dill._dill._create_function", "cloudpickle.cloudpickle._make_function", "numpy.load",
+    "numpy.lib.npyio.load", "numpy.lib._npyio_impl.load", "numpy.testing", "numpy.f2py", "numpy.distutils",
+    "pandas.read_pickle", "pandas.io.pickle.read_pickle", "joblib.load", "joblib.numpy_pickle.load", "torch.load",
+    "torch.jit.load", "torch.jit.unsupported_tensor_ops.execWrapper", "torch.hub", "torch.serialization.load",
+    "torch.serialization._load", "torch.serialization._legacy_load", "torch.utils.collect_env",
+    "torch.utils.cpp_extension", "torch._inductor.codecache", "torch.distributed.rpc", "threading.Thread",
+    "threading.Timer", "uuid._get_command_stdout", "popen2",
+    // modules whose names a laboratory may have given its own packages: by function
+    "code.interact", "code.InteractiveConsole", "code.InteractiveInterpreter", "commands.getoutput",
+    "commands.getstatusoutput", "cmd.Cmd", "trace.Trace", "trace.main", "profile.run", "profile.runctx",
+    "profile.Profile.run", "profile.Profile.runctx", "profile.Profile.runcall",
     // files and the network
     "shutil", "tempfile", "fileinput", "linecache", "io.open", "io.open_code", "io.FileIO", "_io.open", "_io.open_code",
-    "_io.FileIO", "socket", "_socket", "socketserver", "ssl", "urllib", "urllib2", "http", "httplib", "ftplib",
+    "_io.FileIO", "glob.glob", "glob.iglob", "logging.FileHandler", "logging.handlers", "logging.config",
+    "logging.basicConfig", "socket", "_socket", "socketserver", "ssl", "urllib", "urllib2", "http", "httplib", "ftplib",
     "telnetlib", "smtplib", "poplib", "imaplib", "nntplib", "xmlrpc", "requests", "aiohttp", "httpx", "webbrowser"};
 
-// Modules of the same sort whose names a laboratory may have given its own packages: "code.interact" is Python's, while
-// "code.model.Net" can't be.
-constexpr std::string_view kRefusedModules[] = {"code", "commands", "popen2", "cmd", "trace", "profile", "glob"};
-
-// What stands in builtins and is data. Everything else there (eval, exec, getattr, open, __import__, …) is refused.
-constexpr std::string_view kPlainBuiltins[] = {"set",       "frozenset",      "list",    "dict",  "tuple",   "int",
-                                               "long",      "float",          "bool",    "str",   "unicode", "bytes",
-                                               "bytearray", "complex",        "object",  "slice", "range",   "xrange",
-                                               "Ellipsis",  "NotImplemented", "reversed"};
+// What stands in builtins and is data, or a function that only computes: configurations keep some. Everything else
+// there (eval, exec, open, __import__, …) is refused; getattr is judged by what it takes.
+constexpr std::string_view kPlainBuiltins[] = {"set",        "frozenset",  "list",       "dict",      "tuple",
+                                               "int",        "long",       "float",      "bool",      "str",
+                                               "unicode",    "bytes",      "bytearray",  "object",    "complex",
+                                               "slice",      "range",      "xrange",     "type",      "property",
+                                               "memoryview", "basestring", "super",      "Ellipsis",  "NotImplemented",
+                                               "reversed",   "max",        "min",        "sum",       "len",
+                                               "abs",        "round",      "pow",        "divmod",    "sorted",
+                                               "any",        "all",        "zip",        "enumerate", "iter",
+                                               "next",       "hash",       "id",         "repr",      "chr",
+                                               "ord",        "hex",        "bin",        "oct",       "ascii",
+                                               "format",     "isinstance", "issubclass", "callable"};
 
 bool is_builtins(std::string_view module) {
     return module == "builtins" || module == "__builtin__" || module == "__builtins__";
@@ -56,8 +71,8 @@ bool is_refused(std::string_view module, std::string_view name) {
     if (std::any_of(std::begin(kRefused), std::end(kRefused),
                     [&](std::string_view entry) { return covers(entry, full); }))
         return true;
-    if (std::find(std::begin(kRefusedModules), std::end(kRefusedModules), module) != std::end(kRefusedModules))
-        return true;
+    // A path is data, what it does is not: "pathlib.Path.unlink".
+    if (covers("pathlib", module) && name.find('.') != std::string_view::npos) return true;
     // Newer protocols take attributes of attributes: the name "os.system" in the module torch is the function all the
     // same.
     std::string_view rest = name;
@@ -89,10 +104,13 @@ struct NamedOpcode {
     uint8_t code;
     std::string_view name;
 };
-constexpr NamedOpcode kUnread[] = {
-    {'F', "FLOAT"},  {'I', "INT"},   {'L', "LONG"},  {'S', "STRING"},       {'V', "UNICODE"},
-    {'P', "PERSID"}, {'g', "GET"},   {'p', "PUT"},   {'i', "INST"},         {'o', "OBJ"},
-    {0x82, "EXT1"},  {0x83, "EXT2"}, {0x84, "EXT4"}, {0x97, "NEXT_BUFFER"}, {0x98, "READONLY_BUFFER"}};
+constexpr NamedOpcode kUnread[] = {{'F', "FLOAT"},        {'L', "LONG"},
+                                   {'S', "STRING"},       {'V', "UNICODE"},
+                                   {'P', "PERSID"},       {'g', "GET"},
+                                   {'p', "PUT"},          {'i', "INST"},
+                                   {'o', "OBJ"},          {0x82, "EXT1"},
+                                   {0x83, "EXT2"},        {0x84, "EXT4"},
+                                   {0x97, "NEXT_BUFFER"}, {0x98, "READONLY_BUFFER"}};
 
 }  // namespace
 
@@ -110,6 +128,7 @@ public:
         while (step()) {
         }
         if (!marks_.empty() || stack_.size() != 1) refuse("it ends with an unfinished value");
+        forbid_loose_getters();
         out_.root_ = stack_.back();
         out_.end_ = at_;
         return std::move(out_);
@@ -174,7 +193,15 @@ private:
         out_.nodes_.push_back(std::move(node));
         return static_cast<Id>(out_.nodes_.size() - 1);
     }
-    void push(Id id) { stack_.push_back(id); }
+    void push(Id id) {
+        if (stack_.size() == kMaxNodes) refuse(fmt::format("it has more than {} values", kMaxNodes));
+        stack_.push_back(id);
+    }
+    /// Counts what goes into lists, tuples and dictionaries.
+    void hold(size_t items) {
+        items_ += items;
+        if (items_ > kMaxItems) refuse(fmt::format("its lists have more than {} values", kMaxItems));
+    }
     void push(Node node) { push(add(std::move(node))); }
     size_t floor() const { return marks_.empty() ? 0 : marks_.back(); }
     Id top() const {
@@ -190,11 +217,13 @@ private:
         if (marks_.empty()) refuse("it looks for a mark, and there is none");
         const auto from = stack_.begin() + static_cast<std::ptrdiff_t>(marks_.back());
         std::vector<Id> out(from, stack_.end());
+        hold(out.size());
         stack_.erase(from, stack_.end());
         marks_.pop_back();
         return out;
     }
     void push_tuple(size_t size) {
+        hold(size);
         Node node{.kind = Kind::kTuple};
         node.items.resize(size);
         for (size_t i = size; i-- > 0;) node.items[i] = pop();
@@ -202,7 +231,8 @@ private:
     }
     void remember(uint64_t index) {
         // Python numbers them from 0 on, so none is larger than the bytes that were read.
-        if (index > at_ - begin_) refuse(fmt::format("it remembers a value under the number {}, out of order", index));
+        if (index > at_ - begin_ || index > kMaxNodes)
+            refuse(fmt::format("it remembers a value under the number {}, out of order", index));
         if (index >= memo_.size()) memo_.resize(index + 1, kNothing);
         if (memo_[index] == kNothing) ++remembered_;
         memo_[index] = top();
@@ -219,12 +249,50 @@ private:
         if (out_.kind(module) != Kind::kText || out_.kind(name) != Kind::kText)
             refuse("a name that it asks for is no text");
         if (out_.text(module).size() > 1000 || out_.text(name).size() > 1000) refuse("a name has more than 1000 bytes");
-        if (is_refused(out_.text(module), out_.text(name)))
-            throw Error(Code::kRunFailed,
-                        fmt::format("asks for {}.{}, which would run code: a checkpoint needs nothing of the kind, so "
-                                    "nothing of this file is used",
-                                    shown(out_.text(module)), shown(out_.text(name))));
+        const bool getter = is_builtins(out_.text(module)) && out_.text(name) == "getattr";
+        if (!getter && is_refused(out_.text(module), out_.text(name))) forbid(out_.text(module), out_.text(name));
         push(Node{.kind = Kind::kGlobal, .callable = module, .arguments = name});
+        if (getter) getters_.push_back(stack_.back());
+    }
+    [[noreturn]] void forbid(std::string_view module, std::string_view name) const {
+        throw Error(Code::kRunFailed,
+                    fmt::format("asks for {}.{}, which would run code: a checkpoint needs nothing of the kind, so "
+                                "nothing of this file is used",
+                                shown(module), shown(name)));
+    }
+    bool is_getter(Id id) const { return std::binary_search(getters_.begin(), getters_.end(), id); }
+    /// getattr(Model, 'Config') is how protocol 2 names a class within a class, and a method: the name Model.Config.
+    /// Of an object it is judged as that of its class.
+    void attribute(Id getter, Id arguments) {
+        const std::vector<Id> none;
+        const std::vector<Id>& items = out_.kind(arguments) == Kind::kTuple ? out_.nodes_[arguments].items : none;
+        Id owner = items.size() == 2 ? items[0] : kNothing;
+        if (out_.kind(owner) == Kind::kObject) owner = out_.nodes_[owner].callable;
+        if (out_.kind(owner) != Kind::kGlobal || is_getter(owner) || out_.kind(items[1]) != Kind::kText)
+            forbid(out_.text(out_.nodes_[getter].callable), "getattr");
+        const Id module = out_.nodes_[owner].callable;
+        const std::string name = fmt::format("{}.{}", out_.text(out_.nodes_[owner].arguments), out_.text(items[1]));
+        if (name.size() > 1000) refuse("a name has more than 1000 bytes");
+        if (is_refused(out_.text(module), name)) forbid(out_.text(module), name);
+        const size_t begin = out_.pool_.size();
+        if (begin + name.size() > 2 * kMaxBytes) refuse("its names are too long");
+        out_.pool_ += name;
+        const Id joined =
+            add({.kind = Kind::kText, .integer = static_cast<int64_t>(begin), .length = out_.pool_.size() - begin});
+        push(Node{.kind = Kind::kGlobal, .callable = module, .arguments = joined});
+    }
+    /// Handed to another function, getattr could take anything.
+    void forbid_loose_getters() const {
+        if (getters_.empty()) return;
+        const auto check = [&](Id id) {
+            if (is_getter(id)) forbid(out_.text(out_.nodes_[id].callable), "getattr");
+        };
+        check(stack_.back());
+        for (const Node& node : out_.nodes_) {
+            for (const Id item : node.items) check(item);
+            if (node.kind == Kind::kObject || node.kind == Kind::kReference)
+                for (const Id id : {node.callable, node.arguments, node.state}) check(id);
+        }
     }
     void fill(Id target, const std::vector<Id>& values, bool pairs) {
         if (pairs && values.size() % 2 != 0) refuse("a key has no value");
@@ -240,12 +308,30 @@ private:
     /// What calling would have made. An ordered dictionary is a dictionary; everything else stays a name with
     /// arguments.
     void call(Id callable, Id arguments) {
-        if (out_.kind(callable) == Kind::kGlobal && out_.name(callable) == "collections.OrderedDict" &&
-            out_.kind(arguments) == Kind::kTuple && out_.nodes_[arguments].items.empty()) {
-            push(Node{.kind = Kind::kDict, .pairs = true});
-            return;
+        if (is_getter(callable)) return attribute(callable, arguments);
+        if (out_.kind(callable) == Kind::kGlobal && out_.name(callable) == "collections.OrderedDict") {
+            Node node{.kind = Kind::kDict, .pairs = true};
+            if (ordered_items(arguments, node.items)) return push(std::move(node));
         }
         push(Node{.kind = Kind::kObject, .callable = callable, .arguments = arguments});
+    }
+
+    /// The arguments of collections.OrderedDict: none, or as Python 2 has it a list of pairs. False where it is
+    /// neither.
+    bool ordered_items(Id arguments, std::vector<Id>& out) {
+        const auto is_list = [&](Id id) { return out_.kind(id) == Kind::kList || out_.kind(id) == Kind::kTuple; };
+        if (out_.kind(arguments) != Kind::kTuple) return false;
+        const std::vector<Id>& given = out_.nodes_[arguments].items;
+        if (given.empty()) return true;
+        if (given.size() != 1 || !is_list(given[0])) return false;
+        const std::vector<Id>& pairs = out_.nodes_[given[0]].items;
+        if (!std::all_of(pairs.begin(), pairs.end(),
+                         [&](Id pair) { return is_list(pair) && out_.nodes_[pair].items.size() == 2; }))
+            return false;
+        hold(2 * pairs.size());
+        for (const Id pair : pairs)
+            out.insert(out.end(), out_.nodes_[pair].items.begin(), out_.nodes_[pair].items.end());
+        return true;
     }
 
     bool step() {
@@ -258,7 +344,10 @@ private:
                 break;
             case 0x95: need(number(8)); break;  // FRAME: only a hint for buffering
             case '.': return false;             // STOP
-            case '(': marks_.push_back(stack_.size()); break;
+            case '(':
+                if (marks_.size() == kMaxNodes) refuse(fmt::format("it has more than {} marks", kMaxNodes));
+                marks_.push_back(stack_.size());
+                break;
             case '0':  // POP
                 if (!marks_.empty() && stack_.size() == marks_.back())
                     marks_.pop_back();
@@ -273,6 +362,7 @@ private:
             case 'J': push(Node{.kind = Kind::kInteger, .integer = static_cast<int32_t>(number(4))}); break;
             case 'K': push(Node{.kind = Kind::kInteger, .integer = static_cast<int64_t>(number(1))}); break;
             case 'M': push(Node{.kind = Kind::kInteger, .integer = static_cast<int64_t>(number(2))}); break;
+            case 'I': written_integer(); break;
             case 0x8a: integer(number(1)); break;  // LONG1
             case 0x8b: integer(number(4)); break;  // LONG4
             case 'G': {                            // BINFLOAT, big-endian
@@ -303,11 +393,13 @@ private:
             case 0x87: push_tuple(3); break;
             case 'a': {  // APPEND
                 const Id value = pop();
+                hold(1);
                 fill(top(), {value}, false);
                 break;
             }
             case 's': {  // SETITEM
                 const Id value = pop(), key = pop();
+                hold(2);
                 fill(top(), {key, value}, true);
                 break;
             }
@@ -374,6 +466,21 @@ private:
         const int unused = 64 - 8 * static_cast<int>(bytes);  // the sign is the highest bit that was read
         push(Node{.kind = Kind::kInteger, .integer = bytes == 0 ? 0 : static_cast<int64_t>(raw << unused) >> unused});
     }
+    /// INT, the one text instruction that Python 2 writes in protocol 2 too: numbers beyond 32 bits.
+    void written_integer() {
+        std::string digits;
+        for (char c = static_cast<char>(byte()); c != '\n'; c = static_cast<char>(byte())) {
+            if (digits.size() == 20) refuse("a number has more than 20 digits");
+            digits += c;
+        }
+        if (digits == "00" || digits == "01") return push(Node{.kind = Kind::kBool, .integer = digits == "01"});
+        Node node{.kind = Kind::kInteger};
+        const char* end = digits.data() + digits.size();
+        if (const auto [stop, problem] = std::from_chars(digits.data(), end, node.integer);
+            digits.empty() || problem != std::errc() || stop != end)
+            refuse(fmt::format("'{}' is no whole number of 64 bits", shown(digits)));
+        push(std::move(node));
+    }
     void collect(Kind kind) {
         Node node{.kind = kind, .pairs = kind == Kind::kDict};
         node.items = pop_to_mark();
@@ -388,7 +495,8 @@ private:
     uint64_t window_begin_ = 0, window_size_ = 0;
     std::vector<Id> stack_, memo_;
     std::vector<size_t> marks_;
-    size_t remembered_ = 0;
+    std::vector<Id> getters_;  ///< where getattr stands, ascending
+    size_t remembered_ = 0, items_ = 0;
     Pickle out_;
 };
 

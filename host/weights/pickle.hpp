@@ -3,14 +3,15 @@
 //
 // What a call would have made becomes an object with the name of what was to be called, its arguments and its state. So
 // a class that nobody here knows costs nothing as long as nobody asks for what it would have made. Some names are
-// refused wherever they stand: modules and functions that start programs, run text as code, load code, or reach files
-// and the network (os, subprocess, builtins.eval, …). They do no harm here; but no checkpoint needs them, the file was
-// made to attack whoever loads it, and the user should hear that rather than get weights out of it. The opposite rule,
-// refusing every name that isn't on a list, would turn away the optimizers, configurations and model classes that
-// stand beside the weights in every second file.
+// refused wherever they stand, getattr's result among them: modules and functions that start programs, run text as
+// code, load code, or reach files and the network (os, subprocess, builtins.eval, …). They do no harm here; but no
+// checkpoint needs them, the file was made to attack whoever loads it, and the user should hear that rather than get
+// weights out of it. The opposite rule, refusing every name that isn't on a list, would turn away the optimizers,
+// configurations and model classes that stand beside the weights in every second file.
 //
 // Opcodes of protocols 2 to 5 are read, except for the extension registry and out-of-band buffers, which no file can
-// carry alone; the text opcodes of protocols 0 and 1 are refused by name: torch has never written them.
+// carry alone; the text opcodes of protocols 0 and 1 are refused by name: torch has never written them. The exception
+// is INT, which Python 2 writes in protocol 2.
 #pragma once
 
 #include <cstdint>
@@ -64,9 +65,9 @@ public:
     /// Fills `out` with the bytes from `offset` on; only called within the bounds that read() got.
     using Source = std::function<void(uint64_t offset, std::span<std::byte> out)>;
 
-    /// Reads the pickle that begins at `begin`; it may take all bytes before `end`. At most 256 MiB and four million
-    /// values, which is thousands of times what a checkpoint has. Throws Error(kRunFailed) with the byte where it
-    /// leaves the format, or with the name that it asks for.
+    /// Reads the pickle that begins at `begin`; it may take all bytes before `end`. At most 256 MiB, four million
+    /// values and sixteen million entries of lists and dictionaries, which is thousands of times what a checkpoint has.
+    /// Throws Error(kRunFailed) with the byte where it leaves the format, or with the name that it asks for.
     static Pickle read(const Source& source, uint64_t begin, uint64_t end);
 
     /// The byte after the pickle.

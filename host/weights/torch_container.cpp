@@ -336,7 +336,8 @@ std::unique_ptr<TorchContainer> TorchContainer::open(int fd, uint64_t size, cons
     if (text.size() == head.size() && text.substr(257, 5) == "ustar")
         refuse(
             "it is a tar archive, as PyTorch wrote before 0.1.10; load it with a PyTorch of today and save it again");
-    if (text.starts_with('\x80')) return std::make_unique<LegacyContainer>(fd, size, path);
+    if (text.starts_with('\x80') && text.size() > 1 && text[1] >= 2 && text[1] <= 5)
+        return std::make_unique<LegacyContainer>(fd, size, path);
     return nullptr;
 }
 

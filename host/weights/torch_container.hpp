@@ -35,7 +35,8 @@ StorageReference storage_reference(const Pickle& pickle, Pickle::Id reference);
 class TorchContainer {
 public:
     /// `fd` is an open file of `size` bytes; it stays the caller's and must outlive this. Nothing where the content is
-    /// neither container. Throws Error(kRunFailed) where it is one and broken.
+    /// neither container; safetensors may begin like the older one and must be told apart before. Throws
+    /// Error(kRunFailed) where it is one and broken.
     static std::unique_ptr<TorchContainer> open(int fd, uint64_t size, const std::filesystem::path& path);
     virtual ~TorchContainer() = default;
 

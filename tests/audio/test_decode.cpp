@@ -175,6 +175,20 @@ TEST_CASE("a stream gives what decoding at once does, in pieces of any size") {
             CHECK(difference(got, expected) < 1e-6);
         }
     }
+    // Lengths that come out in the middle between two: rounded up, the half sample too.
+    for (const auto& [rate, samples, length] : {std::tuple{32000, 3003, 1502U},
+                                                {32000, 5005, 2503U},
+                                                {96000, 3003, 501U},
+                                                {96000, 9009, 1502U},
+                                                {32000, 3001, 1501U}}) {
+        INFO(rate << " Hz, " << samples);
+        const auto file =
+            write_sound(folder / "odd.wav", kWav16, rate, 1, samples, [](int64_t n, int) { return noise(n); });
+        AudioStream stream(file, -1, 16000);
+        std::vector<float> block(4000);
+        CHECK(stream.read(block) == length);
+        CHECK(decode_audio(file, 0, kEnd, -1, 16000).size() == length);
+    }
 }
 
 TEST_CASE("a stream of a damaged file gives what is there, then the reason") {

@@ -8,6 +8,7 @@
 
 #include "base/files.hpp"
 #include "base/json.hpp"
+#include "base/memory.hpp"
 #include "base/nearest.hpp"
 #include "base/random.hpp"
 #include "base/schema.hpp"
@@ -180,4 +181,21 @@ TEST_CASE("random numbers are the published sequence, and bounded draws are even
     CHECK(std::abs(sum / 50000) < 0.02);
     CHECK(std::abs(squares / 50000 - 1) < 0.03);
     CHECK(mix(1, 2) != mix(2, 1));
+}
+
+TEST_CASE("free memory counts what a control group keeps of files as free") {
+    std::string name = (fs::temp_directory_path() / "biophony-memory-XXXXXX").string();
+    REQUIRE(::mkdtemp(name.data()) != nullptr);
+    const fs::path root = name;
+    const auto write = [&](const char* file, const char* text) { write_file_atomically(root / file, text); };
+    write("proc/meminfo", "MemTotal:       9000 kB\nHugePages_Total:    0\nMemAvailable:   8000 kB\n");
+    CHECK(free_memory(root) == 8000 * 1024.0);
+    write("sys/fs/cgroup/memory.max", "max\n");
+    write("sys/fs/cgroup/memory.current", "900000\n");
+    CHECK(free_memory(root) == 8000 * 1024.0);
+    write("sys/fs/cgroup/memory.max", "1000000\n");
+    CHECK(free_memory(root) == 100000);
+    write("sys/fs/cgroup/memory.stat", "anon 200000\nfile 700000\ninactive_anon 1\ninactive_file 600000\nslab 3\n");
+    CHECK(free_memory(root) == 700000);
+    fs::remove_all(root);
 }

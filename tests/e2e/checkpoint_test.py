@@ -4,11 +4,12 @@ import hashlib
 import io
 import json
 import pickle
+import shutil
 import struct
 import unittest
 import zipfile
 
-from support import SOURCE, Folder, tiny_pipeline
+from support import BUILD, SOURCE, Folder, tiny_pipeline
 
 GOLDEN = SOURCE / "tests" / "golden"
 
@@ -80,7 +81,7 @@ class Checkpoints(unittest.TestCase):
         self.folder.write("config.json", {"width": 3})
         result, out = self.convert(GOLDEN / "checkpoints" / "ambiguous.pt")
         self.assertEqual(result.returncode, 1)
-        self.assertIn("'a' (7 tensors), 'b' (7 tensors)", result.stderr)
+        self.assertIn("'biophony convert --key PATH' takes one of them: 'a' (7 tensors), 'b' (7 tensors)", result.stderr)
         self.assertFalse(out.exists())
         result, out = self.convert(GOLDEN / "checkpoints" / "ambiguous.pt", "--key", "b", "--config", "config.json")
         self.assertEqual(result.returncode, 0, result.stderr)
@@ -97,11 +98,45 @@ class Checkpoints(unittest.TestCase):
         self.assertIn("--key", self.folder.run("convert", "--help").stdout)
         self.assertEqual(self.folder.run("convert", GOLDEN / "checkpoints" / "types.pt").returncode, 2)
 
+    def test_the_output_is_none_of_the_inputs(self):
+        path = self.folder.path
+        shutil.copy(GOLDEN / "beats" / "beats_tiny_weights.safetensors", path / "w.safetensors")
+        self.folder.write("index.json", {"weight_map": {"layer_norm.weight": "w.safetensors"}})
+        (path / "link.safetensors").symlink_to("w.safetensors")
+        (path / "config.safetensors").write_text("{}")
+        before = {file.name: hashlib.sha256(file.read_bytes()).digest() for file in path.iterdir() if file.is_file()}
+        for arguments, words in (
+            (("index.json", "w.safetensors"), "is a shard of the checkpoint"),
+            (("w.safetensors", "./w.safetensors"), "is the checkpoint"),
+            (("w.safetensors", "link.safetensors"), "is the checkpoint"),
+            (("index.json", "config.safetensors", "--config", "config.safetensors"), "is the configuration"),
+        ):
+            result = self.folder.run("convert", *arguments)
+            self.assertEqual(result.returncode, 2, result.stderr)
+            self.assertIn(words, result.stderr)
+        self.assertEqual({file.name: hashlib.sha256(file.read_bytes()).digest() for file in path.iterdir() if file.is_file()}, before)
+        result = self.folder.run("convert", "index.json", "whole.safetensors")
+        self.assertEqual(result.returncode, 0, result.stderr)
+
     def test_inspect(self):
         result = self.folder.run("inspect", GOLDEN / "checkpoints" / "types.pt")
         self.assertEqual(result.returncode, 0, result.stderr)
         self.assertIn("F32  [3, 3] view", result.stdout)
         self.assertIn("BF16 [3] bf16", result.stdout)
+        # A word is a name first; a library is one whatever its version; a key is a checkpoint's.
+        for name in ("head", "beats", "bare"):
+            shutil.copy(GOLDEN / "checkpoints" / "types.pt", self.folder.path / name)
+        self.assertRegex(self.folder.run("inspect", "head").stdout, "^head: ")
+        self.assertIn("encoder:beats", self.folder.run("inspect", "beats").stdout)
+        for name in ("bare", "./head"):
+            self.assertIn("BF16 [3] bf16", self.folder.run("inspect", name).stdout)
+        library = next((BUILD / "plugins").glob("**/*.so"))
+        shutil.copy(library, self.folder.path / "libx.so.1")
+        self.assertIn("sha256", self.folder.run("inspect", "./libx.so.1").stdout)
+        for what in ("fine-tune", "dataset:table", library):
+            result = self.folder.run("inspect", what, "--key", "nonsense")
+            self.assertEqual(result.returncode, 2, result.stdout)
+            self.assertIn("--key: goes with a checkpoint", result.stderr)
 
     def test_refused(self):
         here = self.folder.path / "was-here"

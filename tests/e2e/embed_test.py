@@ -2,10 +2,12 @@
 
 import array
 import csv
+import hashlib
 import json
 import math
 import os
 import random
+import resource
 import shutil
 import signal
 import struct
@@ -201,10 +203,53 @@ class Embed(unittest.TestCase):
                 result = self.folder.run("embed", "a.wav", "--checkpoint", checkpoint, "--out", "out.safetensors")
                 self.assertEqual(result.returncode, status, result.stderr)
                 self.assertIn(words, result.stderr)
+                self.assertNotIn("no valid safetensors", result.stderr)
         result = self.folder.run("embed", "a.wav", "--out", "out.safetensors")
         self.assertEqual(result.returncode, 2)
         self.assertIn("--checkpoint", result.stderr)
         self.assertFalse((self.folder.path / "out.safetensors").exists())
+
+    def test_outputs_are_none_of_the_inputs_nor_each_other(self):
+        path = self.folder.path
+        sound(path / "in/a.wav", 1)
+        shutil.copy(MODEL, path / "m.safetensors")
+        (path / "m.model_config.json").write_text("{}")
+        before = {file: hashlib.sha256(file.read_bytes()).digest() for file in path.rglob("*") if file.is_file()}
+        for arguments, words in (
+            (["--out", "m.safetensors"], "--out: 'm.safetensors' is the checkpoint"),
+            (["--out", "new/../m.safetensors"], "is the checkpoint"),
+            (["--out", "x.safetensors", "--csv", "./x.safetensors"], "--csv: './x.safetensors' is what --out names"),
+            (["--out", "x.safetensors", "--csv", "in/a.wav"], "--csv: 'in/a.wav' is an input"),
+            (["--out", "x.safetensors", "--csv", "m.model_config.json"], "is the configuration"),
+        ):
+            with self.subTest(arguments):
+                result = self.folder.run("embed", "--checkpoint", "m.safetensors", "in", *arguments)
+                self.assertEqual(result.returncode, 2, result.stderr)
+                self.assertIn(words, result.stderr)
+        self.assertEqual({file: hashlib.sha256(file.read_bytes()).digest() for file in path.rglob("*") if file.is_file()}, before)
+
+    def test_rows_are_what_samples_say(self):
+        sound(self.folder.path / "a.wav", 3)
+        self.embed("a.wav", "--window", "0.4", "--hop", "0.4", "--frames")
+        rows = load(self.folder.path / "out.safetensors")[1]["biophony.inputs"][0]["rows"]
+        self.assertEqual(rows, [[6400 * r / 16000, min(6400 * (r + 1) / 16000, 3)] for r in range(8)])
+
+    def test_the_table_appears_with_the_tensors_or_not_at_all(self):
+        sound(self.folder.path / "a.wav", 3)
+        arguments = ["embed", "--checkpoint", str(MODEL), "a.wav", "--frames", "--out", "out.safetensors", "--csv", "out.csv"]
+        self.assertEqual(self.folder.run(*arguments).returncode, 0)
+        whole = self.folder.path / "out.safetensors"
+        (length,) = struct.unpack("<Q", whole.read_bytes()[:8])
+        data = whole.stat().st_size - 8 - length
+        whole.unlink()
+        (self.folder.path / "out.csv").unlink()
+        # As on a full disk: there is room for the rows and the table, not for the tensors with their header.
+        result = subprocess.run(
+            [str(PROGRAM), *arguments], cwd=self.folder.path, env=self.folder.environment, capture_output=True, text=True, restore_signals=False,
+            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (data + 100, data + 100)))
+        self.assertEqual(result.returncode, 1, result.stderr)
+        self.assertIn("out.safetensors", result.stderr)
+        self.assertEqual(sorted(p.name for p in self.folder.path.glob("out*")), [])
 
     def test_an_encoder_without_weights_needs_no_checkpoint(self):
         sound(self.folder.path / "a.wav", 1)

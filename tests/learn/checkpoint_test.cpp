@@ -144,6 +144,34 @@ TEST_CASE("a checkpoint without a configuration needs one: named, or beside it")
         Contains("empty.json is not for it"));
 }
 
+TEST_CASE("an index of shards is no encoder's checkpoint, of one shard either: its key would not count the weights") {
+    const Folder folder;
+    fs::copy_file(kGolden / "beats/beats_tiny_weights.safetensors", folder / "w.safetensors");
+    write_file_atomically(folder / "index.json", R"({"weight_map": {"layer_norm.weight": "w.safetensors"}})");
+    CHECK_THAT(error_of([&] { load_checkpoint(beats(), defaults(), folder / "index.json"); }),
+               Contains("is in shards; 'biophony convert' makes one file of them"));
+}
+
+TEST_CASE("copies of BEATs' table of relative positions must be equal, since the encoder has one") {
+    const Folder folder;
+    const fs::path from = kGolden / "beats/beats_tiny_weights.safetensors";
+    const std::map<std::string, std::string> metadata = SafetensorsFile::open(from).metadata();
+    const std::string table = ".self_attn.relative_attention_bias.weight", last = "encoder.layers.2" + table;
+    REQUIRE(SafetensorsFile::open(from).find(last) != nullptr);
+    copy_weights(from, folder / "other.safetensors", metadata, [&](const std::string& name, auto& bytes) {
+        if (name == last) bytes.back() ^= std::byte{1};
+        return true;
+    });
+    CHECK_THAT(error_of([&] { load_checkpoint(beats(), defaults(), folder / "other.safetensors"); }),
+               Contains("the tensors 'encoder.layers.0" + table + "' and '" + last +
+                        "' should be one in encoder:beats, and their values differ"));
+    // One copy is enough, whichever layer it is of.
+    copy_weights(from, folder / "one.safetensors", metadata,
+                 [&](const std::string& name, auto&) { return !name.ends_with(table) || name == last; });
+    CHECK(saved(load_checkpoint(beats(), defaults(), folder / "one.safetensors")) ==
+          saved(load_checkpoint(beats(), defaults(), from)));
+}
+
 TEST_CASE("a checkpoint that lacks a tensor, or has one that can't be read, is refused") {
     const Folder folder;
     const fs::path from = kGolden / "beats/beats_tiny_weights.safetensors";

@@ -3,6 +3,7 @@
 #include "weights/checkpoint.hpp"
 
 #include <fmt/format.h>
+#include <sys/resource.h>
 
 #include <fstream>
 #include <set>
@@ -271,22 +272,55 @@ TEST_CASE("configurations are plain values: objects give their state, what isn't
                {{"0", {1, floats({1})}}});
     CHECK(Json::parse(open_content(folder, content).config()) ==
           Json::parse(R"({"inner": {"width": 7}, "kind": "linear", "set": [1]})"));
+    // A tensor among the values is one of those that aren't plain.
+    const std::string one = tensor(storage("0", 1), 0, {1}, {1});
+    CHECK(open_content(folder, legacy(dict({{"hyper_parameters", dict({{"width", integer(3)}, {"weights", one}})},
+                                            {"state_dict", dict({{"w", one}})}}),
+                                      {{"0", {1, floats({1})}}}))
+              .config() == R"({"width":3})");
 }
 
 TEST_CASE("a pickle that asks for something that runs code is refused by that name, wherever it stands") {
     const std::string command = text("touch /tmp/biophony-was-here");
-    const std::vector<std::pair<std::string, std::string>> names = {
-        {"os", "system"},        {"posix", "system"},
-        {"nt", "system"},        {"subprocess", "Popen"},
-        {"builtins", "eval"},    {"__builtin__", "exec"},
-        {"builtins", "getattr"}, {"builtins", "__import__"},
-        {"builtins", "open"},    {"sys", "exit"},
-        {"runpy", "run_path"},   {"socket", "socket"},
-        {"shutil", "rmtree"},    {"importlib", "import_module"},
-        {"pty", "spawn"},        {"code", "interact"},
-        {"ctypes", "CDLL"},      {"os.path", "join"},
-        {"pickle", "loads"},     {"torch", "load"},
-        {"torch.hub", "load"},   {"operator", "attrgetter"}};
+    const std::vector<std::pair<std::string, std::string>> names = {{"os", "system"},
+                                                                    {"posix", "system"},
+                                                                    {"nt", "system"},
+                                                                    {"subprocess", "Popen"},
+                                                                    {"builtins", "eval"},
+                                                                    {"__builtin__", "exec"},
+                                                                    {"builtins", "getattr"},
+                                                                    {"builtins", "__import__"},
+                                                                    {"builtins", "open"},
+                                                                    {"sys", "exit"},
+                                                                    {"runpy", "run_path"},
+                                                                    {"socket", "socket"},
+                                                                    {"shutil", "rmtree"},
+                                                                    {"importlib", "import_module"},
+                                                                    {"pty", "spawn"},
+                                                                    {"code", "interact"},
+                                                                    {"ctypes", "CDLL"},
+                                                                    {"os.path", "join"},
+                                                                    {"pickle", "loads"},
+                                                                    {"torch", "load"},
+                                                                    {"torch.hub", "load"},
+                                                                    {"operator", "attrgetter"},
+                                                                    {"types", "CodeType"},
+                                                                    {"dill._dill", "_create_code"},
+                                                                    {"cloudpickle.cloudpickle", "_make_function"},
+                                                                    {"numpy.lib.npyio", "load"},
+                                                                    {"pandas", "read_pickle"},
+                                                                    {"joblib", "load"},
+                                                                    {"torch.serialization", "_load"},
+                                                                    {"torch.utils.collect_env", "run"},
+                                                                    {"torch._inductor.codecache", "PyCodeCache"},
+                                                                    {"torch.jit.unsupported_tensor_ops", "execWrapper"},
+                                                                    {"uuid", "_get_command_stdout"},
+                                                                    {"threading", "Thread"},
+                                                                    {"logging", "FileHandler"},
+                                                                    {"profile", "run"},
+                                                                    {"cmd", "Cmd"},
+                                                                    {"trace", "Trace"},
+                                                                    {"pathlib", "Path.unlink"}};
     for (const auto& [module, name] : names) {
         INFO(module << " " << name);
         refuses(beside(call(global(module, name), {command})),
@@ -307,11 +341,78 @@ TEST_CASE("a pickle that asks for something that runs code is refused by that na
                                                                                        {"code.model", "Net"},
                                                                                        {"builtins", "set"},
                                                                                        {"osprey.model", "Net"},
+                                                                                       {"profile", "Net"},
+                                                                                       {"code", "Encoder"},
+                                                                                       {"pathlib", "PosixPath"},
+                                                                                       {"builtins", "max"},
+                                                                                       {"__builtin__", "type"},
                                                                                        {"functools", "partial"},
                                                                                        {"__main__", "system"}}) {
         INFO(module << " " << name);
         CHECK(error_of_file(beside(call(global(module, name), {text("x")}))).empty());
     }
+}
+
+TEST_CASE("a class within a class and a method, as protocol 2 has them, are judged by their whole names") {
+    const auto get = [](const std::string& owner, const std::string& name) {
+        return call(global("__builtin__", "getattr"), {owner, text(name)});
+    };
+    const std::string model = global("lab.model", "Model");
+    CHECK(error_of_file(beside(get(model, "Config") + ")\x81")).empty());
+    CHECK(error_of_file(beside(get(get(model, "Config"), "make") + ")R")).empty());
+    CHECK(error_of_file(beside(get(model + ")\x81", "forward"))).empty());
+    CHECK(error_of_file(beside(call(global("__builtin__", "type"), {"N"}))).empty());
+
+    refuses(beside(get(global("torch", "nn"), "os.system")), "asks for torch.nn.os.system");
+    refuses(beside(get(model, "__globals__")), "asks for lab.model.Model.__globals__");
+    refuses(beside(get(get(model, "sys"), "exit")), "asks for lab.model.Model.sys");
+    refuses(beside(get(global("pathlib", "Path") + ")\x81", "unlink")), "asks for pathlib.Path.unlink");
+    refuses(beside(get(global("torch", "utils"), "collect_env")), "asks for torch.utils.collect_env");
+    // Of anything else, or handed on, it could be any function.
+    for (const std::string& value :
+         {get(text("x"), "y"), get(get(model, "a") + ")R)R", "b"), get(global("__builtin__", "getattr"), "x"),
+          call(global("__builtin__", "getattr"), {model, text("x"), "N"}),
+          call(global("__builtin__", "getattr"), {model, integer(1)}),
+          call(global("functools", "partial"), {global("builtins", "getattr"), model}),
+          global("builtins", "getattr") + ")}\x92", model + ")\x81" + global("builtins", "getattr") + "b"})
+        refuses(beside(value), "getattr, which would run code");
+}
+
+TEST_CASE("state dicts of Python 2 are read: ordered dictionaries made from pairs, whole numbers written out") {
+    Folder folder;
+    const auto pair = [](const std::string& key, const std::string& value) { return "](" + text(key) + value + "e"; };
+    const std::string one = tensor(storage("0", 2), 0, {1}, {1}), two = tensor(storage("0", 2), 1, {1}, {1});
+    const std::string ordered =
+        call(global("collections", "OrderedDict"), {"](" + pair("a", one) + pair("b", two) + "e"});
+    const std::string numbers = dict({{"steps", "I4294967296\n"}, {"low", "I-5\n"}, {"on", "I01\n"}});
+    const Checkpoint checkpoint =
+        open_content(folder, legacy(dict({{"model", ordered}, {"config", numbers}}), {{"0", {2, floats({7, 8})}}}));
+    CHECK(floats_of(checkpoint, "a") == std::vector<float>{7});
+    CHECK(floats_of(checkpoint, "b") == std::vector<float>{8});
+    CHECK(Json::parse(checkpoint.config()) == Json::parse(R"({"steps": 4294967296, "low": -5, "on": true})"));
+    for (const char* bad : {"I\n", "I1x\n", "I99999999999999999999\n", "I000000000000000000001\n", "I1"})
+        refuses(beside(bad), "is broken at byte");
+    // One list that every dictionary is made from takes no more memory than is allowed.
+    std::string pairs = "](";
+    for (int i = 0; i < 20'000; ++i) pairs += "](" + text("k") + "Ne";
+    std::string many = "](" + pairs + "eq\x01";
+    for (int i = 0; i < 1000; ++i) many += "ccollections\nOrderedDict\nh\x01\x85R";
+    refuses(beside(many + "e"), "its lists have more than");
+}
+
+TEST_CASE("long names and deep stacks take no more memory than the file by far") {
+    const auto peak = [] {
+        rusage usage{};
+        ::getrusage(RUSAGE_SELF, &usage);
+        return usage.ru_maxrss;  // KiB
+    };
+    const auto before = peak();
+    std::vector<std::pair<std::string, std::string>> inside;
+    for (int i = 0; i < 20'000; ++i) inside.emplace_back(fmt::format("{}", i), "}");
+    refuses(legacy(dict({{std::string(100'000, 'k'), dict(inside)}}), {}), "no state dict");
+    CHECK(peak() - before < 200 * 1024);
+    refuses(beside(std::string(4'100'000, '(')), "more than 4000000 marks");
+    refuses(beside("N" + std::string(4'100'000, '2')), "more than 4000000 values");
 }
 
 TEST_CASE("what depends on an unknown call is unreadable, the rest is read") {
@@ -355,10 +456,32 @@ TEST_CASE("tensors stay within their storages") {
     refuses(with_tensor(tensor(storage("0", 6, "LongStorage"), 0, {6}, {1})), "reaches beyond the file");
     refuses(with_tensor(tensor(storage("0", 6, "NoStorage"), 0, {6}, {1})), "storage type 'NoStorage' is unknown");
     refuses(with_tensor(tensor(storage("0", 6), 0, {6}, {1}), floats({0, 1, 2})), "reaches beyond the file");
-    // Many of them, each as large as the file.
-    std::vector<std::pair<std::string, std::string>> many;
-    for (int i = 0; i < 200; ++i) many.emplace_back(fmt::format("w{}", i), tensor(storage("0", 6), 0, {800}, {0}));
+    // Many of them, together 80 MB.
+    std::vector<std::pair<std::string, std::string>> many, tied;
+    for (int i = 0; i < 200; ++i)
+        many.emplace_back(fmt::format("w{}", i), tensor(storage("0", 6), 0, {100'000 + i}, {0}));
     refuses(legacy(dict(many), {{"0", {6, floats({0, 1, 2, 3, 4, 5})}}}), "larger than the file");
+    // What models do: a mask of one value, a layer's tensor that all layers have. 96 MB if each counted.
+    CHECK(error_of_file(with_tensor(tensor(storage("0", 6), 0, {64, 64}, {0, 0}))).empty());
+    for (int i = 0; i < 24; ++i)
+        tied.emplace_back(fmt::format("w{}", i), tensor(storage("0", 1 << 20), 0, {1 << 20}, {1}));
+    CHECK(error_of_file(legacy(dict(tied), {{"0", {1 << 20, std::string(4 << 20, '\0')}}})).empty());
+}
+
+TEST_CASE("a negated or conjugated view is unreadable, since its storage has other values") {
+    const auto view = [](const std::string& function, const std::string& type, const std::string& facts) {
+        std::vector<std::string> arguments = {storage("0", 6), integer(0), integers({6}),
+                                              integers({1}),   "\x89",     global("collections", "OrderedDict") + ")R"};
+        if (!type.empty()) arguments.push_back(type);
+        arguments.push_back(facts);
+        return call(global("torch._utils", function), arguments);
+    };
+    const std::string negated = dict({{"neg", "\x88"}}), plain = dict({{"neg", "\x89"}});
+    refuses(with_tensor(view("_rebuild_tensor_v2", "", negated)), "w: it is stored negated");
+    refuses(with_tensor(view("_rebuild_tensor_v2", "", dict({{"conj", "\x88"}}))), "w: it is stored conjugated");
+    refuses(with_tensor(view("_rebuild_tensor_v3", global("torch", "float32"), negated)), "w: it is stored negated");
+    CHECK(error_of_file(with_tensor(view("_rebuild_tensor_v2", "", plain))).empty());
+    CHECK(error_of_file(with_tensor(view("_rebuild_tensor_v3", global("torch", "float32"), plain))).empty());
 }
 
 TEST_CASE("broken and hostile pickles are refused") {
@@ -372,7 +495,7 @@ TEST_CASE("broken and hostile pickles are refused") {
     refuses(with_tensor("\x8d" + little<uint64_t>(UINT64_MAX)), "bytes are announced");
     refuses(with_tensor("\x95" + little<uint64_t>(UINT64_MAX)), "bytes are announced");
     refuses(with_tensor("\xff"), "no instruction 0xff");
-    refuses(with_tensor("I1\n"), "the instruction INT");
+    refuses(with_tensor("L1L\n"), "the instruction LONG");
     refuses(with_tensor("i"), "the instruction INST");
     refuses(with_tensor("\x80\x06"), "protocol 6");
     refuses(with_tensor("c" + std::string(2000, 'a') + "\n"), "more than 1000 bytes");
@@ -465,6 +588,23 @@ TEST_CASE("broken zip archives are refused") {
             INFO(length);
             CHECK_FALSE(error_of_file(whole.substr(0, length)).empty());
         }
+}
+
+TEST_CASE("a safetensors header may have any length, those that begin like a pickle or like JSON too") {
+    Folder folder;
+    const std::string header = R"({"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}})";
+    std::vector<uint64_t> lengths = {640, 4224};
+    for (uint64_t length = 64; length < 64 + 256; ++length) lengths.push_back(length);
+    for (const uint64_t length : lengths) {
+        INFO(length);
+        const Checkpoint checkpoint =
+            open_content(folder, little(length) + header + std::string(length - header.size(), ' ') + floats({5}));
+        CHECK(checkpoint.container() == "safetensors");
+        CHECK(floats_of(checkpoint, "a") == std::vector<float>{5});
+    }
+    const std::string cut = "\x80" + std::string(7, '\0') + header;
+    refuses(cut, "safetensors");
+    refuses("\x80\x01K\x01.", "is no checkpoint");
 }
 
 TEST_CASE("safetensors, alone and in shards, open by content") {
