@@ -49,10 +49,9 @@ void run_fine_tune(TaskContext& context) {
             fmt::format("the features of {} are not bands over time, so the masks that the recipe '{}' puts on "
                         "features are left out",
                         encoder.card.encoder, recipe.name));
-    WindowFeatures windows(sets, Split::kTrain, *context.registry, *encoder.module, *context.progress, *context.cancel,
-                           kMemory,
-                           recipe.changes_waves() ? WindowFeatures::Keep::kSound : WindowFeatures::Keep::kFeatures, {},
-                           context.out);
+    WindowFeatures windows(
+        sets, Split::kTrain, *context.registry, *encoder.module, *context.progress, *context.cancel, kMemory,
+        recipe.changes_waves() ? WindowFeatures::Keep::kSound : WindowFeatures::Keep::kFeatures, {}, context.out);
     WindowFeatures valid(sets, Split::kValid, *context.registry, *encoder.module, *context.progress, *context.cancel,
                          kMemory, WindowFeatures::Keep::kFeatures, {}, context.out);
     std::vector<std::string> recordings;

@@ -13,8 +13,8 @@
 namespace biophony {
 
 at::Tensor scratch_tensor(const std::vector<int64_t>& shape, const std::filesystem::path& folder) {
-    const auto bytes = static_cast<size_t>(
-        std::accumulate(shape.begin(), shape.end(), int64_t{sizeof(float)}, std::multiplies<>()));
+    const auto bytes =
+        static_cast<size_t>(std::accumulate(shape.begin(), shape.end(), int64_t{sizeof(float)}, std::multiplies<>()));
     if (bytes == 0) return {};
     int file = ::open(folder.c_str(), O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
     if (file < 0) {  // not every file system knows O_TMPFILE
@@ -29,7 +29,8 @@ at::Tensor scratch_tensor(const std::vector<int64_t>& shape, const std::filesyst
         memory = ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
     ::close(file);  // the mapping keeps it
     if (memory == MAP_FAILED) return {};
-    return at::from_blob(memory, shape, [bytes](void* at) { ::munmap(at, bytes); }, at::kFloat);
+    return at::from_blob(
+        memory, shape, [bytes](void* at) { ::munmap(at, bytes); }, at::kFloat);
 }
 
 }  // namespace biophony

@@ -149,7 +149,8 @@ void WindowFeatures::keep_features(uint64_t memory_limit, Progress& progress, co
         progress.update(static_cast<double>(end), static_cast<double>(windows_.size()), "windows heard");
         if (static_cast<int64_t>(end) >= keep) break;
     }
-    if (!cache_key.empty() && !in_file && keep == static_cast<int64_t>(windows_.size())) FrontEndCache::keep(cache_key, kept_);
+    if (!cache_key.empty() && !in_file && keep == static_cast<int64_t>(windows_.size()))
+        FrontEndCache::keep(cache_key, kept_);
 }
 
 void WindowFeatures::keep_sound(uint64_t memory_limit, Progress& progress, const Cancel& cancel) {

@@ -49,8 +49,9 @@ public:
         kSound      ///< the clips' samples: for windows that are changed before the encoder hears them
     };
     /// `sets` and `encoder` must outlive this. Without a split, the clips of all. Reads all sound once; what fits into
-    /// `memory_limit` bytes is kept. Where features don't fit, all of them lie in a nameless file in `scratch`, if that is
-    /// given and has the room; else the rest is read or made again when a batch asks for it. Neither changes a value. With a `cache_key` (of keep == kFeatures), all features are taken from this process' cache where they
+    /// `memory_limit` bytes is kept. Where features don't fit, all of them lie in a nameless file in `scratch`, if that
+    /// is given and has the room; else the rest is read or made again when a batch asks for it. Neither changes a
+    /// value. With a `cache_key` (of keep == kFeatures), all features are taken from this process' cache where they
     /// are, and left there where they are all kept.
     WindowFeatures(const std::vector<ClipSet>& sets, std::optional<Split> split, const Registry& registry,
                    Encoder& encoder, Progress& progress, const Cancel& cancel,

@@ -414,7 +414,8 @@ private:
         for (size_t i = 0; i < experts_; ++i) {
             float* to = sources_.get() + i * stride_;
             std::copy_n(input(i, skip), count, to);
-            if (!job_.inputs.experts[i].is_vector()) static_cast<void>(kernels::subtract(to, base_.get() + skip, count));
+            if (!job_.inputs.experts[i].is_vector())
+                static_cast<void>(kernels::subtract(to, base_.get() + skip, count));
         }
     }
 

@@ -226,20 +226,20 @@ BPH_INLINE void drop_block(const T* from, T* to, int64_t count, const Draws& dra
 #define BPH_AVX512 __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,prefer-vector-width=512"), flatten))
 #define BPH_AVX2 __attribute__((target("avx2,fma"), flatten))
 #endif
-#define BPH_FOR_ALL_CLASSES(attribute, suffix)                                                                       \
-    template <class T>                                                                                               \
-    attribute void forward_rows_##suffix(const SoftmaxRows& r, T* scores, T* dropped, int64_t first, int64_t last,   \
-                                         Scratch& s) {                                                               \
-        forward_rows(r, scores, dropped, first, last, s);                                                            \
-    }                                                                                                                \
-    template <class T>                                                                                               \
-    attribute void backward_rows_##suffix(const SoftmaxRows& r, const T* p, T* g, T* d, float* bias, float* gate,    \
-                                          int64_t first, int64_t last, Scratch& s) {                                 \
-        backward_rows(r, p, g, d, bias, gate, first, last, s);                                                       \
-    }                                                                                                                \
-    template <class T>                                                                                               \
-    attribute void drop_block_##suffix(const T* from, T* to, int64_t count, const Draws& draws) {                    \
-        drop_block(from, to, count, draws);                                                                          \
+#define BPH_FOR_ALL_CLASSES(attribute, suffix)                                                                     \
+    template <class T>                                                                                             \
+    attribute void forward_rows_##suffix(const SoftmaxRows& r, T* scores, T* dropped, int64_t first, int64_t last, \
+                                         Scratch& s) {                                                             \
+        forward_rows(r, scores, dropped, first, last, s);                                                          \
+    }                                                                                                              \
+    template <class T>                                                                                             \
+    attribute void backward_rows_##suffix(const SoftmaxRows& r, const T* p, T* g, T* d, float* bias, float* gate,  \
+                                          int64_t first, int64_t last, Scratch& s) {                               \
+        backward_rows(r, p, g, d, bias, gate, first, last, s);                                                     \
+    }                                                                                                              \
+    template <class T>                                                                                             \
+    attribute void drop_block_##suffix(const T* from, T* to, int64_t count, const Draws& draws) {                  \
+        drop_block(from, to, count, draws);                                                                        \
     }
 
 BPH_FOR_ALL_CLASSES(, plain)

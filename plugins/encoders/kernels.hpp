@@ -1,10 +1,11 @@
-// Loops of the Transformer encoders that LibTorch has in many passes over memory, here in one: softmax with a gated bias
-// and dropout, its gradient, and dropout alone. No LibTorch; values are float32 inside, float32 or bfloat16 in memory.
+// Loops of the Transformer encoders that LibTorch has in many passes over memory, here in one: softmax with a gated
+// bias and dropout, its gradient, and dropout alone. No LibTorch; values are float32 inside, float32 or bfloat16 in
+// memory.
 //
 // A dropped element is drawn by a hash of a key and the element's index, so a mask is never stored: the way back draws
-// it again. Results don't depend on the number of threads; on the processor's class (AVX-512, AVX2, neither) they depend in
-// their last bits, as products are added with or without a rounding between. BIOPHONY_VECTORS=avx2 or plain in the
-// environment takes the loops of lesser processors.
+// it again. Results don't depend on the number of threads; on the processor's class (AVX-512, AVX2, neither) they
+// depend in their last bits, as products are added with or without a rounding between. BIOPHONY_VECTORS=avx2 or plain
+// in the environment takes the loops of lesser processors.
 #pragma once
 
 #include <cstdint>

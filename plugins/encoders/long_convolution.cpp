@@ -41,8 +41,7 @@ at::Tensor waves(int64_t n, int64_t taps, at::Device device) {
     float* to = out.mutable_data_ptr<float>();
     for (int64_t f = 0; f < frequencies; ++f)
         for (int64_t k = 0; k < taps; ++k) {
-            const double angle =
-                2 * std::numbers::pi * static_cast<double>(f * k % n) / static_cast<double>(n);
+            const double angle = 2 * std::numbers::pi * static_cast<double>(f * k % n) / static_cast<double>(n);
             to[f * taps + k] = static_cast<float>(std::cos(angle));
             to[(frequencies + f) * taps + k] = static_cast<float>(std::sin(angle));
         }
@@ -77,10 +76,7 @@ at::Tensor long_convolution(const at::Tensor& x, const at::Tensor& spectrum, int
     const at::Tensor answer = at::bmm(heard, spectrum)
                                   .reshape({frequencies, groups, batch, blocks, channels})
                                   .permute({2, 1, 4, 3, 0});  // (B, groups, channels, blocks, F)
-    return at::fft_irfft(answer, n, -1)
-        .narrow(4, 0, hop)
-        .reshape({batch, width, blocks * hop})
-        .narrow(2, 0, steps);
+    return at::fft_irfft(answer, n, -1).narrow(4, 0, hop).reshape({batch, width, blocks * hop}).narrow(2, 0, steps);
 }
 
 }  // namespace biophony::encoders

@@ -3,9 +3,10 @@
 //   bench_encoder LIBRARIES CONFIG MODE BATCH SECONDS PRECISION REPEATS THREADS [CHECKPOINT]
 //
 // MODE: forward (evaluation, no gradient), train (forward, backward, AdamW step, dropout as configured; as
-// "train-checkpointed" with activations computed again), products and train-products (nothing but the matrix products of
-// a forward pass or a training step, each on operands that lie ready), save (writes CHECKPOINT with random weights, and features of
-// noise and what the encoder makes of them into CHECKPOINT.features and CHECKPOINT.frames). Input is the front end's features of noise, made before the clock starts.
+// "train-checkpointed" with activations computed again), products and train-products (nothing but the matrix products
+// of a forward pass or a training step, each on operands that lie ready), save (writes CHECKPOINT with random weights,
+// and features of noise and what the encoder makes of them into CHECKPOINT.features and CHECKPOINT.frames). Input is
+// the front end's features of noise, made before the clock starts.
 #include <ATen/ATen.h>
 #include <ATen/Context.h>
 #include <ATen/Parallel.h>
@@ -30,9 +31,7 @@ namespace {
 
 struct StopWatch {
     std::chrono::steady_clock::time_point begin = std::chrono::steady_clock::now();
-    double seconds() const {
-        return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
-    }
+    double seconds() const { return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count(); }
 };
 
 /// Waves (B, N) in [-0.5, 0.5].
@@ -165,7 +164,8 @@ int run(int argc, char** argv) {
     ::getrusage(RUSAGE_SELF, &usage);
     const double median = times[times.size() / 2];
     fmt::print(
-        "{{\"best\": {:.6f}, \"median\": {:.6f}, \"clips_per_second\": {:.4f}, \"peak_mib\": {}, \"gflops\": {:.1f}}}\n",
+        "{{\"best\": {:.6f}, \"median\": {:.6f}, \"clips_per_second\": {:.4f}, \"peak_mib\": {}, \"gflops\": "
+        "{:.1f}}}\n",
         times.front(), median, static_cast<double>(batch) / median, usage.ru_maxrss / 1024, flops / median / 1e9);
     return 0;
 }

@@ -118,8 +118,8 @@ TEST_CASE("every step of the tiny encoder agrees with the reference", "[beats]")
         CHECK(difference(frames, expected("representation")) < 5e-6);
         CHECK(frames.requires_grad() == with_gradients);
 
-        const at::Tensor probabilities = at::sigmoid(
-            encoder->predictions(frames, padding ? std::optional<at::Tensor>(padded) : std::nullopt));
+        const at::Tensor probabilities =
+            at::sigmoid(encoder->predictions(frames, padding ? std::optional<at::Tensor>(padded) : std::nullopt));
         CHECK(difference(probabilities, expected("probs")) < 1e-6);
         if (!padding)
             CHECK(difference(probabilities[0], at::tensor({0.4708F, 0.6271F, 0.5024F, 0.5541F, 0.4833F})) < 6e-5);

@@ -22,8 +22,12 @@ struct Case {
 
 Case make(int64_t clips, int64_t heads, int64_t tokens, int64_t depth, bool gated, bool padded) {
     at::manual_seed(3);
-    Case out{at::randn({clips, heads, tokens, depth}), at::randn({clips, heads, tokens, depth}),
-             at::randn({clips, heads, tokens, depth}), at::Tensor(), at::Tensor(), at::Tensor()};
+    Case out{at::randn({clips, heads, tokens, depth}),
+             at::randn({clips, heads, tokens, depth}),
+             at::randn({clips, heads, tokens, depth}),
+             at::Tensor(),
+             at::Tensor(),
+             at::Tensor()};
     if (gated) {
         out.bias = at::randn({heads, tokens, tokens});
         out.gate = at::rand({clips, heads, tokens, 1}) * 3;
@@ -179,7 +183,8 @@ TEST_CASE("the long convolution and its gradients are those of the direct sum", 
     const at::Tensor made = at::randn({2, 8, steps}), kernel = at::randn({8, 8 / groups, taps}) / std::sqrt(8.0 * taps);
     const at::Tensor x = made.clone().set_requires_grad(true), w = kernel.clone().set_requires_grad(true);
     const at::Tensor y = encoders::long_convolution(x, encoders::kernel_spectrum(w, groups), groups, taps);
-    const at::Tensor xd = made.to(at::kDouble).set_requires_grad(true), wd = kernel.to(at::kDouble).set_requires_grad(true);
+    const at::Tensor xd = made.to(at::kDouble).set_requires_grad(true),
+                     wd = kernel.to(at::kDouble).set_requires_grad(true);
     const at::Tensor expected = at::conv1d(xd, wd, {}, 1, taps / 2, 1, groups).narrow(2, 0, steps);
     CHECK(difference(y, expected) < 3e-6);
     const at::Tensor weight = at::randn(y.sizes());

@@ -38,8 +38,8 @@ TEST_CASE("a step is that of LibTorch's AdamW, group by group") {
     at::Tensor c = start_a.clone().set_requires_grad(true), d = start_b.clone().set_requires_grad(true);
     Optimiser ours({{{a}, 1e-2, 0.1}, {{}, 1, 1}, {{b}, 3e-3, 0}});
     std::vector<torch::optim::OptimizerParamGroup> groups;
-    groups.emplace_back(std::vector{c},
-                        std::make_unique<torch::optim::AdamWOptions>(torch::optim::AdamWOptions(1e-2).weight_decay(0.1)));
+    groups.emplace_back(std::vector{c}, std::make_unique<torch::optim::AdamWOptions>(
+                                            torch::optim::AdamWOptions(1e-2).weight_decay(0.1)));
     groups.emplace_back(std::vector{d},
                         std::make_unique<torch::optim::AdamWOptions>(torch::optim::AdamWOptions(3e-3).weight_decay(0)));
     torch::optim::AdamW reference(groups);
@@ -74,7 +74,7 @@ TEST_CASE("what has no gradient in a step stays as it is") {
 
 TEST_CASE("an encoder that was heard before a step is heard anew after it") {
     const Registry& plugins = registry();
-    const Json params = {{"encoder_layers", 2},         {"encoder_embed_dim", 32}, {"encoder_ffn_embed_dim", 64},
+    const Json params = {{"encoder_layers", 2},          {"encoder_embed_dim", 32}, {"encoder_ffn_embed_dim", 64},
                          {"encoder_attention_heads", 2}, {"embed_dim", 16},         {"conv_pos", 16},
                          {"conv_pos_groups", 2},         {"window_seconds", 1}};
     LoadedEncoder encoder = make_encoder(plugins.require("encoder:beats"), params, 1);
@@ -88,7 +88,8 @@ TEST_CASE("an encoder that was heard before a step is heard anew after it") {
     const at::Tensor before = heard(module);
     const DecayGroups parameters(module);
     Optimiser optimiser({{parameters.decayed, 0.05, 0}, {parameters.plain, 0.05, 0}});
-    at::Tensor loss = module.frames(features, std::nullopt).square().mean() * module.frames(features, std::nullopt).mean();
+    at::Tensor loss =
+        module.frames(features, std::nullopt).square().mean() * module.frames(features, std::nullopt).mean();
     heard(module);  // between the forward pass and the step, as late as can be
     optimiser.step(loss, 1, 1);
     const at::Tensor after = heard(module);

@@ -143,7 +143,8 @@ Beats::Beats(const Config& config) : config_(config) {
         std::make_shared<Affine>(std::array{config.embed_dim, int64_t{1}, patch, patch}, config.conv_bias));
     auto encoder = register_module("encoder", std::make_shared<torch::nn::Module>());
     auto sequence = encoder->register_module("pos_conv", std::make_shared<torch::nn::Module>());
-    pos_conv_ = sequence->register_module("0", std::make_shared<encoders::PositionalConvolution>(width, config.conv_pos, config.conv_pos_groups));
+    pos_conv_ = sequence->register_module(
+        "0", std::make_shared<encoders::PositionalConvolution>(width, config.conv_pos, config.conv_pos_groups));
     auto stack = encoder->register_module("layers", std::make_shared<torch::nn::Module>());
     for (int64_t i = 0; i < config.encoder_layers; ++i)
         blocks_.push_back(stack->register_module(
@@ -204,8 +205,8 @@ at::Tensor Beats::features(const at::Tensor& waves) const {
 at::Tensor Beats::tiles(const at::Tensor& features) const {
     const int64_t patch = config_.input_patch_size;
     if (features.dim() != 3 || features.size(2) != FilterBank::kMels || features.size(1) < patch) {
-        throw sdk::Error("features have the shape " + encoders::shape_text(features) + ", expected (clips, " + std::to_string(patch) +
-                         " or more frames, 128)");
+        throw sdk::Error("features have the shape " + encoders::shape_text(features) + ", expected (clips, " +
+                         std::to_string(patch) + " or more frames, 128)");
     }
     const int64_t times = features.size(1) / patch, bands = FilterBank::kMels / patch;
     return features.narrow(1, 0, times * patch)
@@ -300,8 +301,9 @@ at::Tensor Beats::run(const at::Tensor& embedded, const at::Tensor& padded, std:
         if (encoders::left_out(config_.encoder_layerdrop, is_training())) {
             // x goes on as it is
         } else if (checkpointed_ && is_training()) {
-            x = encoders::checkpointed([block](const std::vector<at::Tensor>& in) { return block->forward(in[0], in[1], in[2]); },
-                                       {x, bias, padded}, block->parameters());
+            x = encoders::checkpointed(
+                [block](const std::vector<at::Tensor>& in) { return block->forward(in[0], in[1], in[2]); },
+                {x, bias, padded}, block->parameters());
         } else {
             x = block->forward(x, bias, padded);
         }

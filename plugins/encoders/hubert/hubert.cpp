@@ -72,7 +72,8 @@ Block::Block(const Config& config)
 at::Tensor Block::forward(const at::Tensor& x) const {
     auto drop = [this](const at::Tensor& t) { return encoders::dropout(t, dropout, is_training()); };
     auto feed_forward = [&](const at::Tensor& t) {
-        const at::Tensor inner = encoders::dropout(at::gelu(linear(*intermediate_dense, t)), inner_dropout, is_training());
+        const at::Tensor inner =
+            encoders::dropout(at::gelu(linear(*intermediate_dense, t)), inner_dropout, is_training());
         return drop(linear(*output_dense, inner));
     };
     if (norm_first) {
