@@ -5,6 +5,7 @@
 #include <cstring>
 
 #if defined(__x86_64__) && defined(__GNUC__)
+#include <cpuid.h>
 #include <immintrin.h>
 #define BPH_WIDE 1
 #endif
@@ -124,7 +125,10 @@ void widen_half_any(const std::byte* raw, float* out, size_t count) {
     widen_half_any(raw + 2 * k, out + k, count - k);
 }
 const bool wide = __builtin_cpu_supports("avx2") != 0;
-const bool wide_half = wide && __builtin_cpu_supports("f16c") != 0;
+const bool wide_half = wide && [] {
+    unsigned a = 0, b = 0, c = 0, d = 0;  // clang's __builtin_cpu_supports doesn't know "f16c"
+    return __get_cpuid(1, &a, &b, &c, &d) != 0 && (c & bit_F16C) != 0;
+}();
 #define BPH_DISPATCH(name, ...) (wide ? name##_wide(__VA_ARGS__) : name##_any(__VA_ARGS__))
 #else
 constexpr bool wide_half = false;
