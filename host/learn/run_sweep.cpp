@@ -154,7 +154,7 @@ public:
                     .goal = params.at("goal"),
                     .judge = judge_,
                     .figure = params.at("figure"),
-                    .floor = params.at("floor"),
+                    .floor = params.value("floor", kFloor),
                     .points = {}};
         const auto grids = grids_of(params.at("grid"));
         std::map<std::string, double> base;

@@ -34,6 +34,8 @@ std::string mark_of(const SweepPoint& point) {
 
 void judge_sweep(Sweep& sweep) {
     const SweepPoint& base = sweep.points.front();
+    if (!base.problem.empty())
+        throw Error(Code::kRunFailed, fmt::format("the base could not be scored: {}", base.problem));
     const double sign = sweep.goal == "forget" ? -1 : 1;
     for (SweepPoint& point : sweep.points) {
         point.rejected = point.problem;
@@ -64,7 +66,6 @@ void judge_sweep(Sweep& sweep) {
                             (sign * point.target == sign * best->target && size_of(point) < size_of(*best));
         if (better) best = &point;
     }
-    if (best == nullptr) throw Error(Code::kRunFailed, fmt::format("the base could not be scored: {}", base.problem));
     best->chosen = true;
 }
 

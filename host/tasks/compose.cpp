@@ -13,6 +13,7 @@
 #include "weights/expression.hpp"
 #include "weights/geometry_observer.hpp"
 #include "weights/merge.hpp"
+#include "weights/stage_instance.hpp"
 
 namespace biophony {
 
@@ -33,6 +34,31 @@ Json stage_of(const std::string& expression, const std::vector<std::string>& nam
 bool needs_linalg(const std::vector<MergeStage>& stages) {
     return std::any_of(stages.begin(), stages.end(),
                        [](const MergeStage& stage) { return merger_traits(*stage.item).needs_linalg; });
+}
+
+/// Tells what the stage's plugin itself says of the parameters. `sum` = the stage is the expression's.
+void ask_plugin(const MergeStage& stage, bool sum, const Json& params, std::string_view pointer,
+                std::vector<Diagnostic>& problems) {
+    // A registry needn't lie on the disk; and plugins with tensors would load LibTorch.
+    if (stage.item->tier != "S" || !fs::exists(stage.item->library)) return;
+    try {
+        try_stage(stage);
+    } catch (const Error& error) {
+        const std::string& parameter = error.where().parameter;
+        std::string at = pointer_join(pointer, "expression");
+        if (!sum) {
+            at = pointer_join(pointer_join(pointer, "stages"), std::to_string(stage.entry));
+            if (const Json with = params.at("stages").at(stage.entry).value("with", Json::object());
+                with.contains(parameter))
+                at = pointer_join(pointer_join(at, "with"), parameter);
+        }
+        problems.push_back(
+            {error.code(),
+             {.pointer = at},
+             fmt::format("{}{}: {}{}", stage.preset == nullptr ? "" : stage.preset->name() + " stands for ",
+                         stage.item->name(), parameter.empty() ? "" : fmt::format("parameter '{}': ", parameter),
+                         error.message())});
+    }
 }
 
 void check_compose(const GraphNode& node, const Registry& registry, std::string_view pointer,
@@ -65,6 +91,8 @@ void check_compose(const GraphNode& node, const Registry& registry, std::string_
     std::string problem = check_stages(stages, bad, vectors == node.inputs.end() ? 0 : vectors->second.size());
     if (problem.empty() && needs_linalg(stages) && libtorch_version() == "none")
         problem = "a stage needs linear algebra, and this build has no LibTorch";
+    for (size_t i = 0; i < stages.size(); ++i)
+        if (problem.empty() || i != bad) ask_plugin(stages[i], expression && i == 0, node.params, pointer, problems);
     if (problem.empty()) return;
     if (expression)
         problem = fmt::format("behind an expression, which is the combine, stand post stages alone: {}", problem);

@@ -16,7 +16,6 @@ void keep_head(const fs::path& head, const fs::path& encoder, const std::string&
                     fmt::format("the head '{}' reads its experts' own encoders, expected one that reads one encoder",
                                 card.value("name", "")));
     encoders[0] = digest;
-    card["kept"] = true;
     write_json(out / "head.json", card);
     for (const auto& [from, name] : {std::pair(head, "head.safetensors"), std::pair(encoder, "encoder.safetensors")}) {
         std::error_code problem;

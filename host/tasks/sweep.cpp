@@ -67,17 +67,28 @@ void check_sweep(const GraphNode& node, const Registry&, std::string_view pointe
     const std::vector<std::string> vectors = vector_names(node);
     std::vector<std::string> coefficients;
     try {
+        const size_t before = problems.size();
         for (const auto& [name, values] : grids_of(node.params.at("grid"))) {
             coefficients.push_back(name);
+            if (!is_expression_name(name)) wrong(pointer_join("/grid", name), no_expression_name(name));
             if (std::find(vectors.begin(), vectors.end(), name) != vectors.end())
                 wrong(pointer_join("/grid", name), fmt::format("'{}' is also the name of a vector", name));
         }
         if (coefficients.empty()) wrong("/grid", "the grid has no coefficient; compose takes expressions without any");
+        if (problems.size() != before) return;
     } catch (const Error& error) {
         return wrong("/grid" + error.where().pointer, error.message());
     }
     try {
-        parse_expression(node.params.at("expression").get<std::string>(), vectors, coefficients);
+        const LinearForm form =
+            parse_expression(node.params.at("expression").get<std::string>(), vectors, coefficients);
+        // All coefficients 0 must be the base, which every point is compared with.
+        if (const auto constant = form.find({}); constant != form.end())
+            for (const auto& [vector, factor] : constant->second)
+                wrong("/expression",
+                      fmt::format("the term {}*{} has no coefficient, so that the base would be no point "
+                                  "of the sweep; each term needs one, of the grid",
+                                  factor, vector));
     } catch (const Error& error) {
         wrong("/expression", error.message());
     }
@@ -93,10 +104,36 @@ void check_sweep(const GraphNode& node, const Registry&, std::string_view pointe
                                     judge));
     if (fixed && node.params.contains("pooling"))
         wrong("/pooling", "a fixed head keeps the pooling that it was fitted with; take this out");
+    if (node.params.contains("floor") && sources_of(node, "controls").empty())
+        wrong("/floor", "the floor is for the port 'controls', to which nothing is connected; take this out");
     if (node.params.at("goal") == "forget" && sources_of(node, "controls").empty())
         wrong("/goal",
               "forgetting alone is easily had by breaking the encoder: connect what must stay to the port "
               "'controls'");
+}
+
+/// What the check of the node alone can't see: what stands behind its ports.
+void check_sources(Graph& graph, size_t index) {
+    const GraphNode& node = graph.nodes[index];
+    auto wrong = [&](const std::string& what) { throw Error(Code::kInvalid, fmt::format("'{}': {}", node.id, what)); };
+    const std::vector<size_t> targets = sources_of(node, "targets");
+    for (const size_t set : sources_of(node, "controls"))
+        if (std::find(targets.begin(), targets.end(), set) != targets.end())
+            wrong(
+                fmt::format("'{}' is among the targets and among the controls, expected one of them; what is to change "
+                            "can't be what must stay",
+                            graph.nodes[set].id));
+    for (const size_t source : sources_of(node, "head")) {
+        const GraphNode& head = graph.nodes[source];
+        if (head.params.value("own_encoders", false))
+            wrong(fmt::format("the head '{}' reads its experts' own encoders, expected one that reads the base",
+                              head.id));
+        const size_t base = sources_of(node, "base").at(0);
+        for (const size_t encoder : sources_of(head, "encoder"))
+            if (encoder != base)
+                wrong(fmt::format("the head '{}' was fitted on '{}', expected one on the base of the sweep, '{}'",
+                                  head.id, graph.nodes[encoder].id, graph.nodes[base].id));
+    }
 }
 
 }  // namespace
@@ -137,8 +174,8 @@ NodeType sweep_type() {
                          "description": "coefficient → its values, a list or {\"from\": 0.1, \"to\": 1, \"step\": 0.05}; all combinations are tried"},
                 "goal": {"enum": ["forget", "learn"],
                          "description": "forget takes the least mean accuracy of the targets, learn the greatest"},
-                "floor": {"type": "number", "minimum": 0, "maximum": 1, "default": 0.95,
-                          "description": "share of its accuracy on the base that each control must keep at a point that may be chosen"},
+                "floor": {"type": "number", "minimum": 0, "maximum": 1,
+                          "description": "share of its accuracy on the base that each control must keep at a point that may be chosen; default 0.95"},
                 "judge": {"enum": ["fixed", "ridge", "lda", "prototype"], "default": "fixed",
                           "description": "fixed reads the port 'head', which was fitted before; the others fit a head at each point on the train clips"},
                 "pooling": {"enum": ["mean", "bands"], "description": "of heads that are fitted; mean (default) or bands"},
@@ -151,6 +188,7 @@ NodeType sweep_type() {
         .sources = sources::k_sweep,
         .run = [](TaskContext& context) { torch_runtime().run_sweep(context); },
         .check = check_sweep,
+        .expand = check_sources,
     };
 }
 

@@ -11,6 +11,9 @@
 
 namespace biophony {
 
+/// The share of its accuracy on the base that each control keeps where the pipeline doesn't say.
+inline constexpr double kFloor = 0.95;
+
 /// Puts the head of the folder `head` on the encoder of the folder `encoder`, whose result has this digest: a head's
 /// result in `out`. Throws Error(kRunFailed) where the head reads several encoders.
 void keep_head(const fs::path& head, const fs::path& encoder, const std::string& digest, const fs::path& out);

@@ -11,6 +11,7 @@
 #include <map>
 #include <optional>
 #include <set>
+#include <tuple>
 
 #include "base/files.hpp"
 #include "base/schema.hpp"
@@ -491,14 +492,22 @@ private:
                 return;
             }
         Inputs inputs = node(merged).inputs;
+        auto names = node(merged).names;  // of the vectors; the result says them
         Json params = {{"stages", {{{"use", "merger:average"}}, {{"use", "merger:random-step"}}}}};
-        if (node(merged).params.contains("expression"))
+        if (node(merged).params.contains("expression")) {
             params["stages"][0] = node(merged).params.at("stages").at(0);
-        else
-            std::sort(inputs["vectors"].begin(), inputs["vectors"].end());
+        } else {
+            std::vector<std::pair<size_t, std::string>> vectors;
+            for (size_t i = 0; i < inputs["vectors"].size(); ++i)
+                vectors.emplace_back(inputs["vectors"][i], names["vectors"].at(i));
+            std::sort(vectors.begin(), vectors.end());
+            for (size_t i = 0; i < vectors.size(); ++i)
+                std::tie(inputs["vectors"][i], names["vectors"][i]) = vectors[i];
+        }
         const AxisValues axes = shared_axes(merged, inputs);
         const size_t made = imply_once(fmt::format("{}:random-step", table_.id), axes, *node_types().find("compose"),
                                        params, inputs, node(merged).seed);
+        if (graph_.nodes[made].names.empty()) graph_.nodes[made].names = std::move(names);
         // Steps of other folds and repeats are the same row's, whether axes make them or the text.
         std::vector<size_t>& steps = steps_[{data_of(scored.head), in_brackets(axes), repeat_of(scored.evaluate)}];
         const auto place = std::find(steps.begin(), steps.end(), made) - steps.begin();

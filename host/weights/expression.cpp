@@ -20,6 +20,13 @@ constexpr int kDeepest = 100;  ///< brackets within brackets
 /// A polynomial: by coefficients and vector, "" where there is none.
 using Terms = std::map<std::pair<std::vector<std::string>, std::string>, double>;
 
+bool is_letter(char c) {
+    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '_' || (static_cast<unsigned char>(c) & 0x80U);
+}
+bool is_digit(char c) {
+    return c >= '0' && c <= '9';
+}
+
 class Parser {
 public:
     Parser(std::string_view text, std::span<const std::string> vectors, std::span<const std::string> coefficients)
@@ -38,11 +45,6 @@ private:
     [[noreturn]] void wrong(size_t place, const std::string& what) const {
         throw Error(Code::kInvalid, fmt::format("at {} of \"{}\": {}", place + 1, text_, what));
     }
-
-    static bool is_letter(char c) {
-        return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '_' || (static_cast<unsigned char>(c) & 0x80U);
-    }
-    static bool is_digit(char c) { return c >= '0' && c <= '9'; }
 
     bool at_end() {
         while (at_ < text_.size() && (text_[at_] == ' ' || text_[at_] == '\t' || text_[at_] == '\n')) ++at_;
@@ -150,8 +152,28 @@ private:
 
 }  // namespace
 
+bool is_expression_name(std::string_view name) {
+    return !name.empty() && !is_digit(name[0]) &&
+           std::all_of(name.begin(), name.end(), [](char c) { return is_letter(c) || is_digit(c); });
+}
+
+std::string no_expression_name(std::string_view name) {
+    std::string other(name);
+    for (char& c : other)
+        if (!is_letter(c) && !is_digit(c)) c = '_';
+    while (other.ends_with('_')) other.pop_back();
+    if (other.empty() || is_digit(other[0])) other.insert(0, "v");
+    return fmt::format(
+        "'{}' can't stand in an expression, whose names have letters, digits and _, no digit first; call "
+        "it otherwise: {{\"{}\": …}}",
+        name, other);
+}
+
 LinearForm parse_expression(std::string_view text, std::span<const std::string> vectors,
                             std::span<const std::string> coefficients) {
+    for (const auto& names : {vectors, coefficients})
+        for (const std::string& name : names)
+            if (!is_expression_name(name)) throw Error(Code::kInvalid, no_expression_name(name));
     LinearForm form;
     for (const auto& [key, value] : Parser(text, vectors, coefficients).run()) {
         if (key.second.empty())

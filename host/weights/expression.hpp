@@ -21,6 +21,11 @@ namespace biophony {
 /// then by vector. No d is 0. Without coefficients there is one m, the empty one.
 using LinearForm = std::map<std::vector<std::string>, std::map<std::string, double>>;
 
+/// Whether an expression can have this name.
+bool is_expression_name(std::string_view name);
+/// The message for a name that it can't have, with one that it can.
+std::string no_expression_name(std::string_view name);
+
 /// Reads an expression in which each of `vectors` and each of `coefficients` is used. Throws Error(kInvalid) with the
 /// place in the text, what was found and the nearest name.
 LinearForm parse_expression(std::string_view text, std::span<const std::string> vectors,

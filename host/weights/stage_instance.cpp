@@ -24,6 +24,14 @@ void LogBook::tell(const std::function<void(int level, const std::string& text)>
     for (const auto& [place, line] : lines) log(line.first, line.second);
 }
 
+void try_stage(const MergeStage& stage) {
+    const bph_linalg_v0 unused{};  // what makes an instance is lent no algebra
+    MergeOptions options;
+    options.linalg = &unused;
+    LogBook book;
+    const StageInstance instance(stage, 0, options, book);
+}
+
 StageInstance::StageInstance(const MergeStage& stage, size_t index, const MergeOptions& options, LogBook& book)
     : traits(merger_traits(*stage.item)),
       name(stage.item->name()),

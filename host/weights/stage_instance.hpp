@@ -30,6 +30,10 @@ private:
     std::map<std::pair<int, std::string>, Place> first_;
 };
 
+/// Makes an instance of the stage and drops it, so that the plugin says what it thinks of the parameters. Throws as
+/// StageInstance does. [main]
+void try_stage(const MergeStage& stage);
+
 /// The plugin's table and an instance. Constant while threads call it.
 class StageInstance {
 public:

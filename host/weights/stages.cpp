@@ -114,8 +114,13 @@ std::string check_stages(const std::vector<MergeStage>& stages, size_t& stage, s
         if (experts == 0 || !item.parameters.is_object()) continue;
         const Json properties = item.parameters.value("properties", Json::object());
         for (const auto& [key, schema] : properties.items()) {
-            if (!schema.is_object() || schema.value("x-per-expert", Json()) != true) continue;
+            if (!schema.is_object()) continue;
             const Json value = stages[stage].params.is_object() ? stages[stage].params.value(key, Json()) : Json();
+            if (schema.value("x-at-most-experts", Json()) == true && value.is_number() &&
+                value > static_cast<double>(experts))
+                return fmt::format("the parameter '{}' of {} is {}, expected at most the number of experts, {}", key,
+                                   name, value.dump(), experts);
+            if (schema.value("x-per-expert", Json()) != true) continue;
             if (value.is_array() && value.size() != experts)
                 return fmt::format("the parameter '{}' of {} has {} entries, expected one per expert, {}", key, name,
                                    value.size(), experts);

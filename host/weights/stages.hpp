@@ -27,7 +27,8 @@ std::vector<MergeStage> read_stages(const Json& list, const Registry& registry, 
                                     std::vector<Diagnostic>& problems);
 
 /// Whether the stages fit together: any number of `transform`, exactly one `combine`, any number of `post`, and
-/// parameters with one entry per expert that have as many as there are (`experts`, where not 0). Returns an empty text
+/// parameters with one entry per expert that have as many as there are (`experts`, where not 0), those that count
+/// experts no more. Returns an empty text
 /// or what is wrong, with the place of the stage in `stage`.
 std::string check_stages(const std::vector<MergeStage>& stages, size_t& stage, size_t experts = 0);
 

@@ -6,7 +6,7 @@ import json
 import struct
 import unittest
 
-from support import TINY, Folder, tiny_pipeline
+from support import Folder, tiny_pipeline, write_wav
 
 
 def read_tensors(file):
@@ -123,7 +123,36 @@ class Expressions(unittest.TestCase):
             self.assertEqual(folder.results("run"), folder.results("again"))
 
     def test_test_clips_have_no_part(self):
-        """A pipeline whose test split is empty sweeps as well; one without valid clips says so."""
+        """With other recordings in the test split, and the same to learn from and to choose on, a sweep gives the same."""
+        keep = ("base", "clips[taxon]", "expert[taxon]", "vector[taxon]", "before", "forget", "add")
+        with Folder() as folder:
+            small = pipeline()
+            small["nodes"] = {name: small["nodes"][name] for name in keep}
+            small["nodes"]["score"] = {"use": "evaluate", "in": {"model": "before", "data": ["clips[*]"]}}
+            pitches = {"frog": (300, 500, 800), "cricket": (2000, 3000, 4500)}
+            for name, shift in (("one", 1.0), ("other", 1.7)):
+                for taxon, species in pitches.items():
+                    rows = ["path,label,split"]
+                    for split in ("train", "train", "train", "valid", "valid", "test", "test"):
+                        for label, pitch in enumerate(species):
+                            file = f"{len(rows)}.wav"
+                            at = pitch * (1 + 0.02 * len(rows)) * (shift if split == "test" else 1)
+                            write_wav(folder.path / name / taxon / file, pitch=at)
+                            rows.append(f"{file},{taxon}{label},{split}")
+                    folder.write(f"{name}/{taxon}/clips.csv", "\n".join(rows) + "\n")
+                small["nodes"]["clips[taxon]"] = {
+                    "use": "dataset:table", "with": {"file": f"{name}/{{taxon}}/clips.csv", "group_name": "{taxon}"}}
+                folder.write(f"{name}.json", small)
+                run = folder.run("run", f"{name}.json", "--out", f"run-{name}", "--threads", "2", "--no-cache")
+                self.assertEqual(run.returncode, 0, run.stderr)
+            one, other = folder.results("run-one"), folder.results("run-other")
+            for node in ("forget", "add"):
+                for file in ("sweep.json", "encoder.safetensors"):
+                    self.assertEqual(one[f"{node}/{file}"], other[f"{node}/{file}"], (node, file))
+            # The recordings did change.
+            self.assertNotEqual(one["score/predictions.json"], other["score/predictions.json"])
+
+    def test_a_sweep_without_valid_clips_says_so(self):
         with Folder() as folder:
             small = pipeline()
             keep = ("base", "clips[taxon]", "expert[taxon]", "vector[taxon]", "before", "forget")

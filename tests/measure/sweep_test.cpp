@@ -82,6 +82,12 @@ TEST_CASE("learning takes the best mean; of equal ones the smaller step") {
 
     sweep.points = {sweep.points[5]};
     CHECK_THROWS_WITH(judge_sweep(sweep), Catch::Contains("the base could not be scored"));
+
+    // Nothing can be compared with it then, whatever else was scored.
+    sweep = forgetting();
+    sweep.points[0] = {.coefficients = {{"scale", 0}}, .problem = "the encoder gives no finite features"};
+    CHECK_THROWS_WITH(judge_sweep(sweep),
+                      Catch::Contains("the base could not be scored: the encoder gives no finite features"));
 }
 
 TEST_CASE("a grid is all combinations") {

@@ -80,10 +80,20 @@ Graph graph_of(const char* stages, std::string& told, const Registry& plugins = 
     for (const Diagnostic& problem : problems) told += problem.text() + "\n";
     return graph;
 }
-std::string told_of(const char* stages) {
+std::string told_of(const char* stages, const Registry& plugins = registry()) {
     std::string told;
-    graph_of(stages, told);
+    graph_of(stages, told, plugins);
     return told;
+}
+/// The mergers as they are built.
+const Registry& built() {
+    static const Registry one = [] {
+        const Registry plugins({std::filesystem::path(BPH_BUILD_DIR) / "plugins"}, false);
+        std::vector<ItemInfo> all = {items()[0], items()[1]};
+        for (const ItemInfo* item : plugins.items("merger")) all.push_back(*item);
+        return registry_with(all);
+    }();
+    return one;
 }
 
 Json record_of(const char* stages, unsigned threads, const Registry& plugins = registry()) {
@@ -167,4 +177,31 @@ TEST_CASE("a merge's key counts the builds of all its stages, and LibTorch where
         CHECK(record == record_of(stages, 3));
         CHECK(record["plugins"].contains("merger:isotropic"));
     }
+}
+
+TEST_CASE("what plugins say of their parameters is told before anything runs") {
+    CHECK(told_of(R"([{"use": "merger:della"}])", built()) == "");
+    CHECK(told_of(R"([{"use": "merger:consensus-ta"}])", built()) == "");
+    CHECK(told_of(R"([{"use": "merger:tsv-m"}])", built()) == "");
+    CHECK_THAT(told_of(R"([{"use": "merger:della", "with": {"density": 0.1, "epsilon": 0.15}}])", built()),
+               Catch::Contains("/nodes/merged/with/stages/0") &&
+                   Catch::Contains("merger:della stands for merger:magprune: ") && Catch::Contains("epsilon"));
+    CHECK_THAT(told_of(R"([{"use": "merger:nuslerp", "with": {"weights": [0, 0]}}])", built()),
+               Catch::Contains("/stages/0/with/weights: merger:nuslerp: parameter 'weights': expected two weights"));
+    // All of them at once.
+    const std::string both = told_of(
+        R"([{"use": "merger:magprune", "with": {"density": 0.1}}, {"use": "merger:multislerp", "with": {"weights": [0, 0]}}])",
+        built());
+    CHECK_THAT(both, Catch::Contains("/stages/0") && Catch::Contains("/stages/1/with/weights: merger:multislerp: "));
+    // What depends on the number of experts, two here.
+    for (const char* stages :
+         {R"([{"use": "merger:consensus-ta", "with": {"agree": 3}}])",
+          R"([{"use": "merger:consensus-mask", "with": {"agree": 3}}, {"use": "merger:average"}])"})
+        CHECK_THAT(told_of(stages, built()),
+                   Catch::Contains("/stages/0: the parameter 'agree' of merger:consensus-mask") &&
+                       Catch::Contains("is 3, expected at most the number of experts, 2"));
+    CHECK_THAT(told_of(R"([{"use": "merger:task-arithmetic", "with": {"roles": {"norms": 0}}}])", built()),
+               Catch::Contains("/stages/0/with/roles/norms: unknown parameter 'norms'; did you mean 'norm'?"));
+    CHECK(told_of(R"([{"use": "merger:task-arithmetic", "with": {"roles": {"norm": 0, "fused_qkv": 2}}}])", built()) ==
+          "");
 }

@@ -43,7 +43,10 @@ Json pipeline_with(const char* node) {
         "clips[taxon]": {"use": "dataset:folder", "with": {"folder": "/tmp", "group_name": "{taxon}"}},
         "expert[taxon]": {"use": "fine-tune", "in": {"encoder": "base", "data": "clips[taxon]"}},
         "vector[taxon]": {"use": "task-vector", "in": {"base": "base", "model": "expert[taxon]"}},
-        "before": {"use": "head", "in": {"encoder": "base", "data": ["clips[*]"]}}}})");
+        "before": {"use": "head", "in": {"encoder": "base", "data": ["clips[*]"]}},
+        "after": {"use": "head", "in": {"encoder": "expert[bird]", "data": ["clips[*]"]}},
+        "own": {"use": "head", "in": {"data": ["clips[*]"], "experts": ["expert[*]"]},
+                "with": {"kind": "concatenate.raw", "own_encoders": true}}}})");
     pipeline["nodes"]["made"] = Json::parse(node);
     return pipeline;
 }
@@ -173,4 +176,42 @@ TEST_CASE("a sweep is checked before anything runs") {
     CHECK(told_of(sweep(
               R"({"expression": "s*b", "grid": {"s": [1]}, "goal": "learn", "judge": "ridge", "pooling": "bands"})",
               R"("controls": [])")) == "");
+
+    // A term that is always there would make another base.
+    CHECK_THAT(told_of(sweep(R"({"expression": "2*b - s*b", "grid": {"s": [1]}, "goal": "forget"})")),
+               Catch::Contains("/with/expression: the term 2*b has no coefficient"));
+    CHECK(told_of(sweep(R"({"expression": "s*(2*b - b) ", "grid": {"s": [1]}, "goal": "forget"
+})")) == "");
+    // A floor is for controls.
+    CHECK_THAT(told_of(sweep(
+                   R"({"expression": "s*b", "grid": {"s": [1]}, "goal": "learn", "judge": "ridge", "floor": 0.9})",
+                   R"("controls": [])")),
+               Catch::Contains("/with/floor: the floor is for the port 'controls'"));
+CHECK(told_of(sweep(R"({"expression": "s*b", "grid": {"s": [1]}, "goal": "learn", "floor": 0.9})")) == "");
+// What stands behind the ports.
+CHECK_THAT(told_of(sweep(good, R"("controls": ["clips[*]"], "head": "before")")),
+           Catch::Contains("'made': 'clips[bird]' is among the targets and among the controls"));
+CHECK_THAT(told_of(sweep(good, R"("controls": "clips[frog]", "head": "after")")),
+           Catch::Contains("the head 'after' was fitted on 'expert[bird]', expected one on the base of the sweep, "
+                           "'base'"));
+CHECK_THAT(told_of(sweep(good, R"("controls": "clips[frog]", "head": "own")")),
+           Catch::Contains("the head 'own' reads its experts' own encoders"));
+}
+
+TEST_CASE("names that no expression can have are told as such") {
+    Json pipeline = pipeline_with(compose(R"(["vector[*]"])", R"({"expression": "near + frog"})").c_str());
+    pipeline["axes"]["taxon"] = {"cricket-near", "frog"};
+    pipeline["nodes"].erase("after");
+    std::vector<Diagnostic> problems;
+    make_graph(pipeline.dump(), "/tmp/p.json", {}, node_types(), registry(), problems);
+    REQUIRE(problems.size() == 1);
+    CHECK_THAT(problems[0].text(), Catch::Contains("/nodes/made/with/expression: 'cricket-near' can't stand in an "
+                                                   "expression") &&
+                                       Catch::Contains(R"({"cricket_near": …})"));
+    CHECK_THAT(
+        told_of(R"({"use": "arithmetic", "in": {"vectors": {"1st": "vector[bird]"}}, "with": {"expression": "x"}})"),
+        Catch::Contains("'1st' can't stand in an expression") && Catch::Contains(R"({"v1st": …})"));
+    CHECK_THAT(told_of(sweep(R"({"expression": "-sc*b", "grid": {"s-c": [1]}, "goal": "forget"})")),
+               Catch::Contains("/with/grid/s-c: 's-c' can't stand in an expression"));
+    CHECK(told_of(compose(R"({"τ": "vector[bird]"})", R"({"expression": "-τ"})")) == "");
 }

@@ -296,6 +296,18 @@ TEST_CASE("a random step for each set of vectors, with all heads") {
     CHECK(step.params.at("stages") == Json::parse(R"([{"use": "merger:average"}, {"use": "merger:random-step"}])"));
     CHECK(step.seed == 2);
     CHECK(sources(graph, step.id, "vectors") == Names{"vector[bird,2,0]", "vector[frog,2,0]"});
+    // Its result says the vectors' names, so they count for its key.
+    CHECK(step.names == node_of(graph, "merged[2,0]").names);
+    const Graph named = repeated_graph(
+        [](Json& p) {
+            p["nodes"]["merged[seed,fold]"]["in"]["vectors"] = {{"a", "vector[frog,seed,fold]"},
+                                                                {"b", "vector[bird,seed,fold]"}};
+        },
+        told);
+    CHECK(told == "");
+    CHECK(sources(named, "table:random-step[0,2]", "vectors") == Names{"vector[bird,2,0]", "vector[frog,2,0]"});
+    CHECK(node_of(named, "table:random-step[0,2]").names.at("vectors") ==
+          std::vector<std::string>{"b", "a"});
     for (const std::string kind : {"ridge", "gated"}) {
         CHECK(sources(graph, "table:random step." + kind + "[0,2]", "encoder") == Names{step.id});
         CHECK(node_of(graph, "table:random step." + kind + "[0,2].score").params.at("repeat") == "2");

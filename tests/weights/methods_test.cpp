@@ -172,6 +172,9 @@ TEST_CASE("Model Stock: the ratio by the angle") {
     CHECK(std::any_of(log.begin(), log.end(), [](const std::string& line) {
         return line.starts_with("2 ") && line.find("nearly the base") != std::string::npos;
     }));
+    const auto still = plugins().stage("model-stock");
+    CHECK(still->run(one_tensor({{0, 0}, {0, 0}}))[0].experts[0] == Floats{0, 0});
+    CHECK(still->log().empty());  // no expert has moved: that says nothing of angles
     // Three at 90°, 60° and 30°: the mean of the cosines is not the cosine of the mean angle, 60°.
     const std::vector<Floats> three = {{1, 0, 0}, {0, 1, 0}, {0.5F, h, 0}};
     const double c = (0 + 0.5 + std::sqrt(0.75)) / 3, t = 3 * c / (1 + 2 * c), at_60 = 3 * 0.5 / 2;

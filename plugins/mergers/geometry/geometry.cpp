@@ -245,6 +245,12 @@ public:
     void element(const sdk::Tile& tile) const override {
         const Gram gram(tile);
         const size_t n = gram.size();
+        bool moved = false;
+        for (size_t i = 0; i < n; ++i) moved |= gram.norm(i) > 0;
+        if (!moved) {  // where no expert has been there is no angle to speak of
+            std::ranges::fill(tile.out(), 0.0F);
+            return;
+        }
         double mean = 0;
         for (size_t i = 0; i < n; ++i)
             for (size_t j = i + 1; j < n; ++j) mean += angles_ ? std::acos(gram.cosine(i, j)) : gram.cosine(i, j);

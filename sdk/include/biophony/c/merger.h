@@ -27,8 +27,8 @@
  * "with": {…}}, for which the item stands. It has no code. {"parameter": "density"} as a value is the item's own
  * parameter of that name; each is used so.
  *
- * A parameter whose schema has "x-per-expert": true is an array with one entry per expert; the host checks its length.
- * None may be a file ("format": "path"): that isn't known yet.
+ * A parameter whose schema has "x-per-expert": true is an array with one entry per expert, one with "x-at-most-experts":
+ * true a number that isn't above theirs; the host checks both. None may be a file ("format": "path"), not known yet.
  *
  * The host reads and writes files, orders experts, widens numbers to float, keeps the threads, and calls the stage. A
  * stage keeps no state between calls: instances are constant after create.
