@@ -150,7 +150,9 @@ void widen(DType dtype, const std::byte* raw, float* out, size_t count) {
         case DType::kF64:
             for (size_t k = 0; k < count; ++k) out[k] = static_cast<float>(load<double>(raw, k));
             return;
-        default: std::memcpy(out, raw, count * sizeof(float)); return;
+        default:
+            if (count > 0) std::memcpy(out, raw, count * sizeof(float));  // of nothing there may be no place
+            return;
     }
 }
 
@@ -165,7 +167,9 @@ void narrow(DType dtype, const float* values, std::byte* raw, size_t count) {
         case DType::kF16: store(to_half); return;
         case DType::kBF16: store(to_bfloat); return;
         case DType::kF64: store([](float value) { return static_cast<double>(value); }); return;
-        default: std::memcpy(raw, values, count * sizeof(float)); return;
+        default:
+            if (count > 0) std::memcpy(raw, values, count * sizeof(float));
+            return;
     }
 }
 
