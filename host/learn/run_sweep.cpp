@@ -60,7 +60,7 @@ public:
         for (const auto& item : encoder_.module->named_parameters()) parameters.emplace(item.key(), item.value());
         for (const auto& item : encoder_.module->named_buffers()) buffers.emplace(item.key(), item.value());
         for (const TensorInfo& tensor : base.tensors()) {
-            if (!is_floating(tensor.dtype)) continue;
+            if (!is_merged(tensor, &encoder_.card)) continue;
             context.cancel->check();
             Moving moving;
             bool moves = false;

@@ -16,14 +16,14 @@ set(fine_tune   ${decode} weights/safetensors.cpp weights/safetensors.hpp weight
                 learn/recipe.cpp learn/recipe.hpp learn/ridge.cpp learn/ridge.hpp learn/run_fine_tune.cpp learn/scratch.cpp learn/scratch.hpp learn/tensors.hpp learn/trainer.cpp
                 learn/trainer.hpp learn/windows.cpp learn/windows.hpp tasks/fine_tune.cpp tasks/clips.cpp tasks/clips.hpp)
 set(task_vector ${weights} tasks/task_vector.cpp)
-set(compose     base weights/finite.hpp weights/kernels.cpp weights/kernels.hpp weights/merge.cpp weights/merge.hpp
+set(compose     base weights/finite.hpp weights/kernels.cpp weights/kernels.hpp weights/merge.cpp weights/merge.hpp weights/merge_observer.hpp
                 weights/merge_inputs.cpp weights/merge_inputs.hpp weights/remembered.cpp weights/remembered.hpp
                 weights/safetensors.cpp weights/safetensors.hpp weights/stage_instance.cpp weights/stage_instance.hpp
                 weights/stages.cpp weights/stages.hpp weights/task_vector.cpp weights/task_vector.hpp
-                plugins/merger_traits.cpp plugins/merger_traits.hpp linalg/lent.cpp tasks/compose.cpp
+                plugins/merger_traits.cpp plugins/merger_traits.hpp linalg/lent.cpp linalg/linalg.cpp linalg/linalg.hpp tasks/compose.cpp
                 tasks/arithmetic.cpp tasks/arithmetic.hpp weights/expression.cpp weights/expression.hpp weights/geometry.cpp
                 weights/geometry.hpp weights/geometry_observer.cpp weights/geometry_observer.hpp)
-set(arithmetic  base weights/finite.hpp weights/safetensors.cpp weights/safetensors.hpp weights/task_vector.cpp weights/task_vector.hpp
+set(arithmetic  base weights/finite.hpp weights/kernels.cpp weights/kernels.hpp weights/safetensors.cpp weights/safetensors.hpp weights/task_vector.cpp weights/task_vector.hpp
                 weights/vector_sum.cpp weights/vector_sum.hpp weights/expression.cpp weights/expression.hpp
                 tasks/arithmetic.cpp tasks/arithmetic.hpp)
 # Heads work on features; only what makes features listens.
@@ -35,8 +35,8 @@ set(features    ${decode} ${feature_use} learn/scratch.cpp learn/scratch.hpp lea
 set(head        ${head_use} linalg learn/ridge.cpp learn/ridge.hpp learn/discriminant.cpp learn/discriminant.hpp
   learn/logistic.cpp learn/logistic.hpp learn/run_head.cpp tasks/head.cpp)
 set(evaluate    ${head_use} measure learn/run_evaluate.cpp tasks/evaluate.cpp)
-set(geometry    base weights/finite.hpp weights/safetensors.cpp weights/safetensors.hpp weights/task_vector.cpp weights/task_vector.hpp
-                weights/geometry.cpp weights/geometry.hpp tasks/geometry.cpp tasks/arithmetic.hpp)
+set(geometry    base weights/finite.hpp weights/kernels.cpp weights/kernels.hpp weights/safetensors.cpp weights/safetensors.hpp weights/task_vector.cpp weights/task_vector.hpp
+                weights/geometry.cpp weights/geometry.hpp tasks/geometry.cpp tasks/arithmetic.cpp tasks/arithmetic.hpp)
 set(keep_head   base tasks/keep_head.cpp)
 set(sweep       ${features} ${head} ${evaluate} ${arithmetic} ${keep_head} learn/run_sweep.cpp tasks/sweep.cpp tasks/sweep.hpp)
 set(table       measure report base tasks/table.cpp)

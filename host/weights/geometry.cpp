@@ -210,14 +210,13 @@ std::vector<std::string> Geometry::warnings(const std::vector<std::string>& stag
             out.push_back(fmt::format("the task vector '{}' is 0: its model is the base", names_[i]));
     if (names_.size() < 2 || !out.empty()) return out;
     const auto [least, most] = std::minmax_element(whole_.norms.begin(), whole_.norms.end());
-    if (norm_balance() >= kNormRatio && (stages.empty() || !uses({"norm-"})))
+    if (norm_balance() >= kNormRatio && (stages.empty() || !uses({"norm-adjusted"})))
         out.push_back(
             fmt::format("the task vector '{}' is {:.1f} times as long as '{}', so sums and means are mostly "
                         "the longer one; coefficients, or training that changes as much, would balance them",
                         names_[static_cast<size_t>(most - whole_.norms.begin())], norm_balance(),
                         names_[static_cast<size_t>(least - whole_.norms.begin())]));
-    if (const double agreement = mean_sign_agreement();
-        uses({"elect", "emr", "pcb", "sce"}) && agreement < kChanceAgreement)
+    if (const double agreement = mean_sign_agreement(); uses({"elect", "pcb", "sce"}) && agreement < kChanceAgreement)
         out.push_back(
             fmt::format("the vectors agree in sign at {:.1f} % of the elements, and chance is 50 %: electing "
                         "signs (TIES) decides by a toss, and drops half of what was learned",
@@ -327,6 +326,7 @@ Geometry geometry_of(const std::filesystem::path& base_path, const std::vector<s
     const EncoderCard card = EncoderCard::from(base);
     const auto hashes = tensor_hashes(base, threads);
     std::vector<TaskVector> vectors;
+    allow_open_files(paths.size());
     for (const auto& path : paths) {
         vectors.push_back(TaskVector::open(path, false));
         vectors.back().check_base(base, hashes);
@@ -340,15 +340,10 @@ Geometry geometry_of(const std::filesystem::path& base_path, const std::vector<s
     std::vector<std::vector<Segment>> blocks;
     uint64_t filled = kBlock;
     for (const TensorInfo& tensor : base.tensors()) {
-        if (!is_floating(tensor.dtype) || tensor.elements() == 0) continue;
-        GeometryTensor entry{.name = tensor.name, .elements = tensor.elements()};
-        if (const auto role = card.roles.find(tensor.name); role != card.roles.end() && role->is_object()) {
-            if (const auto kind = role->find("kind"); kind != role->end() && kind->is_string()) entry.role = *kind;
-            if (const auto block = role->find("block"); block != role->end() && block->is_number_integer())
-                entry.block = *block;
-        }
+        if (!is_merged(tensor, &card) || tensor.elements() == 0) continue;
+        const TensorRole role = role_of(tensor, card);
         const size_t at = tensors.size();
-        tensors.push_back(std::move(entry));
+        tensors.push_back({tensor.name, role.kind, role.block, tensor.elements()});
         for (uint64_t first = 0; first < tensor.elements(); first += kBlock) {
             const uint64_t count = std::min(kBlock, tensor.elements() - first);
             if (count > kBlock - filled) {
@@ -365,25 +360,26 @@ Geometry geometry_of(const std::filesystem::path& base_path, const std::vector<s
     std::exception_ptr problem;
     auto work = [&](bool tells) {
         try {
-            std::vector<std::vector<float>> values(vectors.size(), std::vector<float>(kBlock));
+            std::vector<std::vector<float>> values(vectors.size(), std::vector<float>(GeometrySums::kPiece));
             std::vector<const float*> pointers(vectors.size());
             for (size_t b; !failed && (b = next++) < blocks.size();) {
                 for (const Segment& segment : blocks[b]) {
                     if (cancel != nullptr) cancel->check();
                     const std::string& name = tensors[segment.tensor].name;
-                    for (size_t i = 0; i < vectors.size(); ++i) {
-                        const auto part = std::span(values[i]).first(segment.count);
-                        vectors[i].file().read_floats(vectors[i].file().require(name), segment.first, part);
-                        if (const size_t k = first_not_finite(part); k < part.size())
-                            throw Error(
-                                Code::kRunFailed,
-                                fmt::format("tensor '{}' has {} at element {}", name, part[k], segment.first + k),
-                                {.file = vectors[i].file().path().string()});
-                    }
                     for (uint64_t done = 0; done < segment.count; done += GeometrySums::kPiece) {
-                        for (size_t i = 0; i < vectors.size(); ++i) pointers[i] = values[i].data() + done;
-                        parts[b].see(segment.tensor, pointers,
-                                     std::min<uint64_t>(GeometrySums::kPiece, segment.count - done));
+                        const uint64_t count = std::min<uint64_t>(GeometrySums::kPiece, segment.count - done);
+                        for (size_t i = 0; i < vectors.size(); ++i) {
+                            const auto part = std::span(values[i]).first(count);
+                            const SafetensorsFile& file = vectors[i].file();
+                            file.read_floats(file.require(name), segment.first + done, part);
+                            if (const size_t k = first_not_finite(part); k < part.size())
+                                throw Error(Code::kRunFailed,
+                                            fmt::format("tensor '{}' has {} at element {}", name, part[k],
+                                                        segment.first + done + k),
+                                            {.file = file.path().string()});
+                            pointers[i] = values[i].data();
+                        }
+                        parts[b].see(segment.tensor, pointers, count);
                     }
                 }
                 if (tells && progress != nullptr)

@@ -71,9 +71,23 @@ struct MergePlan::State {
         const bool weights = stages[0]->traits.weights;
         for (const MergeExpert& expert : inputs.experts)
             if (expert.is_vector() == weights) return true;
-        for (size_t t = 0; t <= s; ++t)
-            if (stages[t]->traits.needs_base || stages[t]->traits.weights != weights) return true;
+        const bool checkpoints = std::any_of(inputs.experts.begin(), inputs.experts.end(),
+                                             [](const MergeExpert& expert) { return !expert.is_vector(); });
+        for (size_t t = 0; t <= s; ++t) {
+            const MergerTraits& traits = stages[t]->traits;
+            if (traits.needs_base || traits.weights != weights || (traits.needs_experts && checkpoints)) return true;
+        }
         return false;
+    }
+
+    /// Whether a tensor of the base is merged; others are copied.
+    bool merges(const TensorInfo& tensor) const { return is_merged(tensor, inputs.card ? &*inputs.card : nullptr); }
+
+    /// The first stage that needs the experts as they were read; the number of stages where none does.
+    size_t sources_from() const {
+        size_t s = 0;
+        while (s < stages.size() && !stages[s]->traits.needs_experts) ++s;
+        return s;
     }
 };
 
@@ -117,9 +131,12 @@ size_t stride_of(uint64_t count) {
 class Worker {
 public:
     explicit Worker(const Job& job)
-        : job_(job), experts_(job.inputs.experts.size()), crash_("", job.options.node), live_(experts_) {
+        : job_(job),
+          experts_(job.inputs.experts.size()),
+          crash_("", job.options.node),
+          live_(experts_),
+          sources_from_(job.sources_from()) {
         for (const auto& stage : job.stages) {
-            keeps_sources_ |= stage->traits.needs_experts;
             calls_.push_back(std::make_unique<PluginCall>(stage->name, stage->call_options([this] {
                 return LogBook::Place{0, at_.plan == nullptr ? 0 : at_.plan->index + 1, at_.first, logged_++};
             })));
@@ -184,7 +201,8 @@ public:
         count_ = count;
         weights_ = job_.stages[0]->traits.weights;
         const float* base = base_.get() + skip;
-        if (keeps_sources_) keep_sources(skip, count);
+        // For a stage that runs, or the one that run() goes before.
+        if (sources_from_ < job_.stages.size() && sources_from_ <= stages) keep_sources(skip, count);
         for (size_t i = 0; i < experts_; ++i) {
             live_[i] = input(i, skip);
             const bool vector = job_.inputs.experts[i].is_vector();
@@ -198,14 +216,13 @@ public:
         for (size_t s = 0; s < stages; ++s) {
             if (s > 0 && job_.options.cancel != nullptr) job_.options.cancel->check();
             const MergerTraits& traits = job_.stages[s]->traits;
-            make(traits.weights);
+            make(s);
             outs_.clear();
             const size_t results = traits.stage == Stage::kCombine ? 1 : alive_;
             for (size_t i = 0; i < results; ++i) {
                 outs_.push_back(in_scratch_ ? input(i, skip) : scratch(i));
-                // A value that the plugin forgets is found below. Tiles between are like those at the ends.
-                if (at_.first == 0 || at_.first + count == at_.plan->elements())
-                    std::fill_n(outs_[i], count, std::numeric_limits<float>::quiet_NaN());
+                // A value that the plugin forgets is found below.
+                std::fill_n(outs_[i], count, std::numeric_limits<float>::quiet_NaN());
             }
             if (traits.stage == Stage::kCombine || traits.all_experts) {
                 apply(s, 0, alive_, results);
@@ -261,7 +278,7 @@ public:
     /// Shows a part of what run() left to a global stage: as to `element`, so experts one by one where it sees one.
     void show(size_t s, uint64_t first, uint64_t count, StageInstance::State& to) {
         const MergerTraits& traits = job_.stages[s]->traits;
-        make(traits.weights);
+        make(s);
         const bool together = traits.stage == Stage::kCombine || traits.all_experts;
         const size_t each = together ? alive_ : 1;
         for (size_t from = 0; from < alive_; from += each) {
@@ -320,11 +337,18 @@ private:
             {.file = file.path().string()});
     }
 
-    /// Turns what is live into weights, or into deltas.
-    void make(bool weights) {
+    /// Turns what is live into weights, or into deltas, as stage s takes it.
+    void make(size_t s) {
+        const bool weights = job_.stages[s]->traits.weights;
         if (weights_ == weights) return;
-        for (size_t i = 0; i < alive_; ++i)
-            (weights ? kernels::add : kernels::subtract)(live_[i], base_.get() + skip_, count_);
+        for (size_t i = 0; i < alive_; ++i) {
+            if ((weights ? kernels::add : kernels::subtract)(live_[i], base_.get() + skip_, count_)) continue;
+            const size_t k = first_not_finite({live_[i], static_cast<size_t>(count_)});
+            throw Error(Code::kRunFailed,
+                        fmt::format("what comes to it, as {}, exceeds float32 at element {} of tensor '{}'",
+                                    weights ? "weights" : "deltas", at_.first + k, segment_.plan->tensor->name),
+                        {.plugin = job_.stages[s]->name});
+        }
         weights_ = weights;
     }
 
@@ -446,7 +470,7 @@ private:
     std::vector<std::unique_ptr<PluginCall>> calls_;
     std::vector<const float*> inputs_at_, source_pointers_;
     Floats sources_;  ///< a part's experts as they were read, as deltas, where a stage needs them
-    bool keeps_sources_ = false;
+    const size_t sources_from_;
     std::vector<float*> outs_;
     std::vector<uint64_t> keys_;
     Segment segment_{};
@@ -812,14 +836,8 @@ void MergePlan::tell_log() {
 
 namespace {
 
-/// Whether a tensor is merged; others are the base's, byte by byte: those that aren't floating, and what an encoder's
-/// card excludes (a published classifier, say).
-bool is_merged(const Job& job, const TensorInfo& tensor) {
-    return is_floating(tensor.dtype) && !(job.inputs.card && role_of(tensor, *job.inputs.card).kind == "excluded");
-}
-
 DType out_type(const Job& job, const TensorInfo& tensor) {
-    return is_merged(job, tensor) ? job.options.dtype.value_or(tensor.dtype) : tensor.dtype;
+    return job.merges(tensor) ? job.options.dtype.value_or(tensor.dtype) : tensor.dtype;
 }
 
 void fill_plan(MergePlan& plan, const std::vector<fs::path>& experts, const std::vector<MergeStage>& stages) {
@@ -853,7 +871,7 @@ void fill_plan(MergePlan& plan, const std::vector<fs::path>& experts, const std:
     for (const TensorInfo& tensor : inputs.base->tensors()) {
         const DType out = out_type(job, tensor);
         totals.bytes_written += tensor.elements() * size_of(out);
-        if (!is_merged(job, tensor) || tensor.elements() == 0) {
+        if (!job.merges(tensor) || tensor.elements() == 0) {
             ++plan.copied;
             totals.bytes_read += tensor.bytes();
             continue;
@@ -912,7 +930,7 @@ MergeReport do_merge(MergePlan& plan) {
     SafetensorsWriter writer(plan.out, std::move(announced), metadata);
     std::vector<std::byte> buffer(1 << 18);
     for (const TensorInfo& tensor : base.tensors()) {
-        if (is_merged(job, tensor)) continue;
+        if (job.merges(tensor)) continue;
         for (uint64_t done = 0; done < tensor.bytes();) {
             const auto part = std::span(buffer).first(std::min<uint64_t>(buffer.size(), tensor.bytes() - done));
             base.read(tensor, done, part);

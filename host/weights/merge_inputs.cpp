@@ -1,7 +1,6 @@
 #include "weights/merge_inputs.hpp"
 
 #include <fmt/format.h>
-#include <sys/resource.h>
 #include <sys/stat.h>
 
 #include <algorithm>
@@ -27,7 +26,11 @@ public:
     void add(const SafetensorsFile& file, const std::string& what) {
         add(Error(Code::kRunFailed, what, {.file = file.path().string()}));
     }
-    bool none() const { return errors_.empty(); }
+    /// Whether the next problem of this file will be told, or only counted.
+    bool tells(const SafetensorsFile& file) const {
+        const auto found = of_file_.find(file.path().string());
+        return found == of_file_.end() || found->second < kMostOfAFile;
+    }
     void throw_all() const {
         if (errors_.empty()) return;
         size_t all = 0;
@@ -81,8 +84,10 @@ void compare(const SafetensorsFile& base, const SafetensorsFile& file, Problems&
     }
     for (const TensorInfo& tensor : file.tensors())
         if (base.find(tensor.name) == nullptr)
-            problems.add(file, fmt::format("has the tensor '{}', which the base {} lacks{}", tensor.name,
-                                           base.path().string(), did_you_mean(tensor.name, names)));
+            // The nearest name costs a look at all of them: only for what will be told.
+            problems.add(
+                file, fmt::format("has the tensor '{}', which the base {} lacks{}", tensor.name, base.path().string(),
+                                  problems.tells(file) ? did_you_mean(tensor.name, names) : std::string()));
 }
 
 void check_card(const MergeInputs& inputs, const SafetensorsFile& file, const EncoderCard& card, const char* what,
@@ -92,15 +97,6 @@ void check_card(const MergeInputs& inputs, const SafetensorsFile& file, const En
         problems.add(file, fmt::format("is {} of {}, but the base {} is {}{}", what, card.encoder,
                                        inputs.base->path().string(), inputs.card->encoder,
                                        card.encoder == inputs.card->encoder ? " with another config" : ""));
-}
-
-/// Files stay open while they are merged, and there may be more of them than a process is given at first.
-void allow_files(size_t count) {
-    constexpr size_t kOthers = 128;
-    rlimit limit{};
-    if (::getrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_cur >= count + kOthers) return;
-    limit.rlim_cur = std::min<rlim_t>(limit.rlim_max, count + kOthers);
-    ::setrlimit(RLIMIT_NOFILE, &limit);
 }
 
 void check_out(const MergeInputs& inputs, const fs::path& out) {
@@ -142,15 +138,6 @@ TensorRole role_of(const TensorInfo& tensor) {
     return out;
 }
 
-TensorRole role_of(const TensorInfo& tensor, const EncoderCard& card) {
-    TensorRole out;
-    const auto role = card.roles.find(tensor.name);
-    if (role == card.roles.end() || !role->is_object()) return out;
-    if (const auto kind = role->find("kind"); kind != role->end() && kind->is_string()) out.kind = *kind;
-    if (const auto block = role->find("block"); block != role->end() && block->is_number_integer()) out.block = *block;
-    return out;
-}
-
 MergeInputs open_inputs(const fs::path& base, const std::vector<fs::path>& experts, const fs::path& out,
                         unsigned threads) {
     Problems problems;
@@ -171,7 +158,7 @@ MergeInputs open_inputs(const fs::path& base, const std::vector<fs::path>& exper
         else if (!format.empty())
             inputs.card = EncoderCard::from(*inputs.base);
     });
-    allow_files(experts.size());
+    allow_open_files(experts.size());
     for (const fs::path& path : experts)
         collect([&] {
             SafetensorsFile file = SafetensorsFile::open(path);

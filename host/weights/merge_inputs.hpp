@@ -38,13 +38,7 @@ struct MergeInputs {
 /// The role of a tensor that no encoder tells, by its shape and name. Kind: "bias" and "norm" by the name for one
 /// dimension, else "vector"; "matrix" for two, "embedding" where the name says so; "convolution" for more. Block: the
 /// first number that stands between dots, as in "encoder.layers.3.fc1.weight", else -1.
-struct TensorRole {
-    std::string kind;
-    int32_t block = -1;
-};
 TensorRole role_of(const TensorInfo& tensor);
-/// What the encoder's card says of it.
-TensorRole role_of(const TensorInfo& tensor, const EncoderCard& card);
 
 /// Opens the files and compares them: which encoder, names, shapes, types; that vectors were made from this base, by
 /// its hashes; that tensors which are not floating are the same everywhere; that `out` is none of them. Nothing is

@@ -14,7 +14,7 @@ namespace biophony {
 /// A floating tensor that is merged.
 struct MergeTensor {
     std::string name;
-    std::string role;    ///< "matrix", "norm", …: the encoder's word, or read_roles() from shape and name
+    std::string role;    ///< "matrix", "norm", …: the encoder's word, or role_of() from shape and name
     int32_t block = -1;  ///< 0-based block of the encoder, or -1
     std::vector<uint64_t> shape;
     uint64_t elements = 0;

@@ -50,13 +50,18 @@ std::map<std::string, std::string> recall(const fs::path& path, const Safetensor
 
 RememberedHashes remembered_hashes(const SafetensorsFile& file, unsigned threads) {
     const SafetensorsFile::Identity before = file.opened();
-    const fs::path path = cache_folder() / "hashes" / fmt::format("{}-{}.json", before.device, before.inode);
+    fs::path path;  // empty where there is no cache folder
+    try {
+        path = cache_folder() / "hashes" / fmt::format("{}-{}.json", before.device, before.inode);
+    } catch (const fs::filesystem_error&) {
+        // Then nothing is remembered.
+    }
     if (std::map<std::string, std::string> known = recall(path, file, before); !known.empty())
         return {std::move(known), false};
     RememberedHashes out{tensor_hashes(file, threads), true};
     if (!(file.identity() == before))
         throw Error(Code::kRunFailed, "was changed while it was being read", {.file = file.path().string()});
-    if (file.opened_at() - before.changed < kYoung) return out;
+    if (path.empty() || file.opened_at() - before.changed < kYoung) return out;
     try {
         Json record = record_of(before);
         record["tensors"] = out.tensors;

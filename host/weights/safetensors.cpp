@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
@@ -253,6 +254,14 @@ bool is_floating(DType dtype) {
 }
 uint64_t TensorInfo::elements() const {
     return bytes() / size_of(dtype);
+}
+
+void allow_open_files(size_t count) {
+    constexpr size_t kOthers = 128;
+    rlimit limit{};
+    if (::getrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_cur >= count + kOthers) return;
+    limit.rlim_cur = std::min<rlim_t>(limit.rlim_max, count + kOthers);
+    ::setrlimit(RLIMIT_NOFILE, &limit);
 }
 
 void read_widened(const TensorInfo& tensor, uint64_t first, std::span<float> out, const fs::path& path,

@@ -34,6 +34,9 @@ struct TensorInfo {
 void read_widened(const TensorInfo& tensor, uint64_t first, std::span<float> out, const std::filesystem::path& path,
                   const std::function<void(uint64_t offset, std::span<std::byte> out)>& read);
 
+/// Files stay open while they are merged or measured, and there may be more of them than a process is given at first.
+void allow_open_files(size_t count);
+
 /// An open file. Reading is positional and may happen from several threads at once.
 class SafetensorsFile {
 public:

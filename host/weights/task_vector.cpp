@@ -126,6 +126,19 @@ std::map<std::string, std::string> EncoderCard::to_metadata() const {
             {"biophony.roles", canonical(roles)}};
 }
 
+TensorRole role_of(const TensorInfo& tensor, const EncoderCard& card) {
+    TensorRole out;
+    const auto role = card.roles.find(tensor.name);
+    if (role == card.roles.end() || !role->is_object()) return out;
+    if (const auto kind = role->find("kind"); kind != role->end() && kind->is_string()) out.kind = *kind;
+    if (const auto block = role->find("block"); block != role->end() && block->is_number_integer()) out.block = *block;
+    return out;
+}
+
+bool is_merged(const TensorInfo& tensor, const EncoderCard* card) {
+    return is_floating(tensor.dtype) && !(card != nullptr && role_of(tensor, *card).kind == "excluded");
+}
+
 EncoderCard EncoderCard::from(const SafetensorsFile& file) {
     return card_of(file, kEncoderFormat, "encoder file");
 }

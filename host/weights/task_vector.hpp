@@ -34,6 +34,16 @@ struct EncoderCard {
     static EncoderCard from(const SafetensorsFile& file);
 };
 
+struct TensorRole {
+    std::string kind;
+    int32_t block = -1;
+};
+/// What the encoder's card says of a tensor.
+TensorRole role_of(const TensorInfo& tensor, const EncoderCard& card);
+/// Whether a tensor is merged, measured and moved; others are the base's, byte by byte: those that aren't floating, and
+/// what the encoder's card excludes (a published classifier, say). Null: there is no encoder.
+bool is_merged(const TensorInfo& tensor, const EncoderCard* card);
+
 /// SHA-256 of each tensor's bytes, by tensor name; `threads` share the tensors.
 std::map<std::string, std::string> tensor_hashes(const SafetensorsFile& file, unsigned threads = 1);
 /// One digest over names, dtypes, shapes and hashes: the identity of a set of weights, whatever its metadata.

@@ -19,6 +19,7 @@ void write_vector_sum(const std::vector<std::filesystem::path>& vectors, std::sp
     if (vectors.empty() || vectors.size() != factors.size())
         throw Error(Code::kInternal, fmt::format("found {} factors for {} vectors", factors.size(), vectors.size()));
     std::vector<TaskVector> all;
+    allow_open_files(vectors.size());
     for (const auto& path : vectors) {
         all.push_back(TaskVector::open(path, false));
         const TaskVector &first = all.front(), &other = all.back();
@@ -58,10 +59,13 @@ void write_vector_sum(const std::vector<std::filesystem::path>& vectors, std::sp
             std::fill_n(sum.begin(), part.size(), 0.0);
             for (size_t i = 0; i < all.size(); ++i) {
                 all[i].file().read_floats(all[i].file().require(tensor.name), at, part);
+                if (const size_t k = first_not_finite(part); k < part.size())
+                    throw Error(Code::kRunFailed,
+                                fmt::format("tensor '{}' has {} at element {}", tensor.name, part[k], at + k),
+                                {.file = all[i].file().path().string()});
                 for (size_t k = 0; k < part.size(); ++k) sum[k] += factors[i] * static_cast<double>(part[k]);
             }
             for (size_t k = 0; k < part.size(); ++k) part[k] = static_cast<float>(sum[k]);
-            // A value that isn't finite in an input isn't either here.
             if (const size_t k = first_not_finite(part); k < part.size())
                 throw Error(Code::kRunFailed, fmt::format("the sum of the vectors has {} at element {} of tensor '{}'",
                                                           part[k], at + k, tensor.name));

@@ -149,7 +149,8 @@ int main(int count, char** arguments) {
         longest = std::max(longest, static_cast<size_t>(status.st_size));
     }
     const auto begin = std::chrono::steady_clock::now();
-    // As a merge writes: beside, with the space reserved, full regions sent at once, synced, renamed, the folder synced.
+    // As a merge writes: beside, with the space reserved, full regions sent at once, synced, renamed, the folder
+    // synced.
     const std::string temporary = args[2] + ".tmp";
     const int out = ::open(temporary.c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0644);
     if (out < 0) return 1;

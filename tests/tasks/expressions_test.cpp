@@ -183,19 +183,19 @@ TEST_CASE("a sweep is checked before anything runs") {
     CHECK(told_of(sweep(R"({"expression": "s*(2*b - b) ", "grid": {"s": [1]}, "goal": "forget"
 })")) == "");
     // A floor is for controls.
-    CHECK_THAT(told_of(sweep(
-                   R"({"expression": "s*b", "grid": {"s": [1]}, "goal": "learn", "judge": "ridge", "floor": 0.9})",
-                   R"("controls": [])")),
-               Catch::Contains("/with/floor: the floor is for the port 'controls'"));
-CHECK(told_of(sweep(R"({"expression": "s*b", "grid": {"s": [1]}, "goal": "learn", "floor": 0.9})")) == "");
-// What stands behind the ports.
-CHECK_THAT(told_of(sweep(good, R"("controls": ["clips[*]"], "head": "before")")),
-           Catch::Contains("'made': 'clips[bird]' is among the targets and among the controls"));
-CHECK_THAT(told_of(sweep(good, R"("controls": "clips[frog]", "head": "after")")),
-           Catch::Contains("the head 'after' was fitted on 'expert[bird]', expected one on the base of the sweep, "
-                           "'base'"));
-CHECK_THAT(told_of(sweep(good, R"("controls": "clips[frog]", "head": "own")")),
-           Catch::Contains("the head 'own' reads its experts' own encoders"));
+    CHECK_THAT(
+        told_of(sweep(R"({"expression": "s*b", "grid": {"s": [1]}, "goal": "learn", "judge": "ridge", "floor": 0.9})",
+                      R"("controls": [])")),
+        Catch::Contains("/with/floor: the floor is for the port 'controls'"));
+    CHECK(told_of(sweep(R"({"expression": "s*b", "grid": {"s": [1]}, "goal": "learn", "floor": 0.9})")) == "");
+    // What stands behind the ports.
+    CHECK_THAT(told_of(sweep(good, R"("controls": ["clips[*]"], "head": "before")")),
+               Catch::Contains("'made': 'clips[bird]' is among the targets and among the controls"));
+    CHECK_THAT(told_of(sweep(good, R"("controls": "clips[frog]", "head": "after")")),
+               Catch::Contains("the head 'after' was fitted on 'expert[bird]', expected one on the base of the sweep, "
+                               "'base'"));
+    CHECK_THAT(told_of(sweep(good, R"("controls": "clips[frog]", "head": "own")")),
+               Catch::Contains("the head 'own' reads its experts' own encoders"));
 }
 
 TEST_CASE("names that no expression can have are told as such") {

@@ -306,8 +306,7 @@ TEST_CASE("a random step for each set of vectors, with all heads") {
         told);
     CHECK(told == "");
     CHECK(sources(named, "table:random-step[0,2]", "vectors") == Names{"vector[bird,2,0]", "vector[frog,2,0]"});
-    CHECK(node_of(named, "table:random-step[0,2]").names.at("vectors") ==
-          std::vector<std::string>{"b", "a"});
+    CHECK(node_of(named, "table:random-step[0,2]").names.at("vectors") == std::vector<std::string>{"b", "a"});
     for (const std::string kind : {"ridge", "gated"}) {
         CHECK(sources(graph, "table:random step." + kind + "[0,2]", "encoder") == Names{step.id});
         CHECK(node_of(graph, "table:random step." + kind + "[0,2].score").params.at("repeat") == "2");

@@ -137,7 +137,10 @@ TEST_CASE("premises that don't hold are told") {
     const std::vector<std::string> norms = geometry(0.9, 7).warnings({"average"});
     REQUIRE(norms.size() == 1);
     CHECK_THAT(norms[0], Catch::Contains("'frog' is 7.") && Catch::Contains("times as long as 'bird'"));
-    CHECK(geometry(0.9, 7).warnings({"norm-match", "average"}).empty());
+    CHECK(geometry(0.9, 7).warnings({"norm-adjusted"}).empty());
+    // A post stage evens nothing out: it is told the merged vector alone.
+    CHECK(geometry(0.9, 7).warnings({"average", "norm-match"}).size() == 1);
+    CHECK(geometry(0.9, 7).warnings({"average", "norm-match.global"}).size() == 1);
     // Without stages, whatever any method needs.
     CHECK(geometry(0.0, 7).warnings().size() == 3);
     const Geometry zero = geometry(0.5, 0);
@@ -189,6 +192,25 @@ TEST_CASE("a vector of a sum is the sum, of the same base") {
             REQUIRE(values[k] == static_cast<float>(expected));
         }
     }
+    // A value that isn't finite is told with its file.
+    {
+        const TaskVector good = TaskVector::open(setup.vectors[1]);
+        std::vector<SafetensorsWriter::Tensor> announced;
+        for (const TensorInfo& tensor : good.file().tensors())
+            announced.push_back({tensor.name, DType::kF32, tensor.shape});
+        SafetensorsWriter writer(setup.folder / "broken", announced, good.file().metadata());
+        for (const TensorInfo& tensor : good.file().tensors()) {
+            std::vector<float> values = good.file().read_floats(tensor.name);
+            if (tensor.name == "c") values[70] = NAN;
+            writer.write_floats(tensor.name, 0, values);
+        }
+        writer.finish();
+        CHECK_THAT(error_of([&] {
+                       write_vector_sum({setup.vectors[0], setup.folder / "broken"}, std::vector<double>{1, 1},
+                                        setup.folder / "sum", {});
+                   }),
+                   Catch::Contains("broken: tensor 'c' has nan at element 70"));
+    }
     // A vector of another base is refused, and nothing is left behind.
     Setup other(1);
     other.base_file.values["c"][0] += 1;
@@ -204,7 +226,9 @@ TEST_CASE("a vector of a sum is the sum, of the same base") {
 TEST_CASE("what a merge sees in its own pass is the same, whatever threads and tiles") {
     Setup setup(3);
     setup.base_file.values["big"] = std::vector<float>((1 << 20) + 4097, 0.5F);
+    // What the card excludes differs, and counts for neither.
     setup.base_file.card.roles = {{"a", {{"kind", "matrix"}, {"block", 4}}},
+                                  {"c", {{"kind", "excluded"}}},
                                   {"big", {{"kind", "matrix"}, {"block", 2}}}};
     for (size_t i = 0; i < setup.models.size(); ++i) {
         setup.models[i].card = setup.base_file.card;
@@ -213,6 +237,8 @@ TEST_CASE("what a merge sees in its own pass is the same, whatever threads and t
     setup.write();
     const std::vector<std::string> names = {"x", "y", "z"};
     const Json expected = geometry_of(setup.base, setup.vectors, names, 2).to_json({});
+    CHECK(expected["whole"]["elements"] == 5001 + (1 << 20) + 4097);
+    CHECK(!expected["roles"].contains("excluded"));
     for (const unsigned threads : {1U, 3U})
         for (const size_t tile : {4096, 100'000}) {
             GeometryObserver observer(names);

@@ -59,6 +59,16 @@ struct Forgetful : sdk::Merger {
     }
 };
 
+struct ForgetsMiddle : sdk::Merger {
+    explicit ForgetsMiddle(const sdk::Params&) {}
+    void element(const Tile& tile) const override {
+        uint64_t elements = 1;
+        for (const uint64_t size : tile.shape()) elements *= size;
+        if (tile.offset() > 0 && tile.offset() + tile.size() < elements) return;
+        std::ranges::fill(tile.out(), 0.F);
+    }
+};
+
 const ItemInfo kWeightMean = item("weight-mean", "combine", "weight"), kScale = item("scale", "transform"),
                kPostScale = item("post-scale", "post"), kWeightScale = item("weight-scale", "post", "weight");
 
@@ -316,6 +326,9 @@ TEST_CASE("what goes wrong in a plugin reaches the caller, from any thread, the 
     const ItemInfo forgetful = item("forgetful", "combine");
     CHECK_THAT(setup.error({{&forgetful, Json::object(), kTable<Forgetful>}}),
                Catch::Contains("merger:forgetful: gave nan at element 2047 of tensor 'a'"));
+    // Also between a tensor's ends, where what was there before is finite.
+    CHECK_THAT(setup.error({{&forgetful, Json::object(), kTable<ForgetsMiddle>}}),
+               Catch::Contains("merger:forgetful: gave nan at element 2048 of tensor 'a'"));
     CHECK_NOTHROW(setup.run(stages("nothing")));
 }
 

@@ -182,6 +182,13 @@ struct First : sdk::Merger {
     explicit First(const sdk::Params&) {}
     void element(const Tile& tile) const override { std::ranges::copy(tile.expert(0), tile.out().begin()); }
 };
+/// The first expert, five times.
+struct Five : sdk::Merger {
+    explicit Five(const sdk::Params&) {}
+    void element(const Tile& tile) const override {
+        for (size_t k = 0; k < tile.size(); ++k) tile.out()[k] = 5 * tile.expert(0)[k];
+    }
+};
 /// 2 × 2 = 4, by the host's algebra.
 struct Product : sdk::Merger {
     explicit Product(const sdk::Params&) {}
@@ -204,7 +211,7 @@ const ItemInfo kFirst = item("first", "combine"), kLargest = item("largest", "co
                kCentre = item("centre", "transform", "delta", {{"scope", "global"}}),
                kCentreCombine = item("centre-combine", "combine", "delta", {{"scope", "global"}}),
                kCentrePost = item("centre-post", "post", "weight", {{"scope", "global"}, {"observe", 3}}),
-               kOthers = item("others", "transform", "delta", {{"experts", "all"}}),
+               kFive = item("five", "combine"), kOthers = item("others", "transform", "delta", {{"experts", "all"}}),
                kNoise = item("noise", "transform", "delta", {{"random", true}}),
                kNoiseCombine = item("noise-combine", "combine", "delta", {{"random", true}});
 
@@ -464,6 +471,45 @@ TEST_CASE("a post stage that needs the experts sees them as they were read, and 
     const ItemInfo largest = item("largest", "transform", "delta", {{"scope", "tensor"}});
     setup.run({stage<Largest>(largest), mean(), stage<FromSources>(sources)}, {.tile_elements = 100});
     CHECK(setup.result("c") == expected);
+
+    // Checkpoints: what was read is their difference to the base, though no stage before asks for the base. A stage
+    // ahead that looks at weights alone needs neither.
+    Setup checkpoints;
+    for (size_t i = 0; i < 3; ++i) checkpoints.models[i].write(checkpoints.vectors[i]);
+    const ItemInfo weights = item("centre-weights", "combine", "weight", {{"scope", "global"}}),
+                   element = item("sources-element", "post", "weight", {{"needs", {"experts"}}});
+    double sum = 0, count = 0;
+    for (const EncoderFile& model : checkpoints.models)
+        for (const auto& [name, values] : model.values)
+            for (const float value : values) sum += &model == &checkpoints.models[0] ? value : 0, count += 1. / 3;
+    for (const unsigned threads : {1U, 3U})
+        for (const size_t tile : {7UL, 1UL << 20}) {
+            checkpoints.run({stage<Centre>(weights), stage<FromSources>(sources)},
+                            {.threads = threads, .tile_elements = tile});
+            const std::vector<float> found = checkpoints.result("c");
+            float worst = 0;
+            for (size_t k = 0; k < expected.size(); ++k) worst = std::max(worst, std::fabs(found[k] - expected[k]));
+            CHECK(worst < 2e-3F);  // at numbers of about 70 000: rounding alone
+            CHECK_NOTHROW(checkpoints.run({stage<Centre>(weights), stage<First>(element)},
+                                          {.threads = threads, .tile_elements = tile}));
+            CHECK(checkpoints.result("c")[5] ==
+                  Approx(checkpoints.models[0].values["c"][5] - sum / count).margin(1e-6));
+        }
+}
+
+TEST_CASE("a value that overflows on the way to a stage of the other space is told") {
+    Setup setup(1);
+    setup.base_file.values["a"][4100] = 3e38F;
+    setup.models[0].values["a"][4100] = 3.3e38F;
+    setup.write();
+    const ItemInfo weight = item("weight", "post", "weight"),
+                   global = item("global", "post", "weight", {{"scope", "global"}});
+    CHECK_THAT(
+        setup.error({stage<Five>(kFive), stage<First>(weight)}),
+        Catch::Contains("merger:weight: what comes to it, as weights, exceeds float32 at element 4100 of tensor 'a'"));
+    CHECK_THAT(
+        setup.error({stage<Five>(kFive), stage<Centre>(global)}),
+        Catch::Contains("merger:global: what comes to it, as weights, exceeds float32 at element 4100 of tensor 'a'"));
 }
 
 TEST_CASE("a combine that takes two experts takes no other number") {

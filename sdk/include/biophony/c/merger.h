@@ -1,3 +1,4 @@
+// clang-format off: the comment is a table
 /* biophony plugin interface: merge stages, tier S, draft. Interface id "biophony.merger/0".
  *
  * A merger is exactly one stage of a merge: `transform` (delta → delta), `combine` (N → 1) or `post` (1 → 1). The
@@ -23,16 +24,19 @@
  *   space   "delta" or "weight": what the stage takes and gives
  *   needs   ["base"]: the base's weights beside the experts' values; ["linalg"]: the host's linear algebra;
  *           ["experts"], for a post stage: the experts' deltas as they were read, before any stage, beside the merged
- * one random  whether it draws random numbers preset  instead of all these: a list of stages, {"use": "merger:…",
- * "with": {…}}, for which the item stands. It has no code. {"parameter": "density"} as a value is the item's own
- * parameter of that name; each is used so.
+ *           one
+ *   random  whether it draws random numbers
+ *   preset  instead of all these: a list of stages, {"use": "merger:…", "with": {…}}, for which the item stands. It has
+ *           no code. {"parameter": "density"} as a value is the item's own parameter of that name; each is used so.
  *
- * A parameter whose schema has "x-per-expert": true is an array with one entry per expert, one with "x-at-most-experts":
- * true a number that isn't above theirs; the host checks both. None may be a file ("format": "path"), not known yet.
+ * A parameter whose schema has "x-per-expert": true is an array with one entry per expert, one with
+ * "x-at-most-experts": true a number that isn't above theirs; the host checks both. None may be a file ("format":
+ * "path"), not known yet.
  *
  * The host reads and writes files, orders experts, widens numbers to float, keeps the threads, and calls the stage. A
  * stage keeps no state between calls: instances are constant after create.
  */
+// clang-format on
 #ifndef BIOPHONY_C_MERGER_H
 #define BIOPHONY_C_MERGER_H
 
