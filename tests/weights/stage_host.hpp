@@ -15,6 +15,7 @@
 #include <mutex>
 #include <numeric>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "base/json.hpp"
@@ -148,6 +149,13 @@ private:
         std::vector<StageTensor> out;
         const Cuts& cuts;
         std::vector<void*> observed;  ///< of each pass
+        std::vector<void*> states;    ///< of the pass that goes on
+
+        ~Run() {  // also where a stage refused
+            for (const auto* list : {&observed, &states})
+                for (void* state : *list)
+                    if (state != nullptr) host.table_.observe_destroy(state);
+        }
 
         bool transform() const { return host.about_.at("stage") == "transform"; }
         bool all() const { return host.about_.value("experts", Json()) == "all"; }
@@ -169,7 +177,6 @@ private:
             for (const Piece& piece : pieces)
                 if (scope != "matrix" || std::find(roles.begin(), roles.end(), in[piece.tensor].role) == roles.end())
                     write(piece, false);
-            for (void* state : observed) host.table_.observe_destroy(state);
             return std::move(out);
         }
 
@@ -237,7 +244,7 @@ private:
         void observe(uint32_t pass, const std::vector<Piece>& pieces) {
             const auto call = host.call();
             const void* earlier = observed.empty() ? nullptr : observed.back();
-            std::vector<void*> states(cuts.states);
+            states.assign(cuts.states, nullptr);
             for (size_t s = 0; s < states.size(); ++s) {
                 call->check(host.table_.observe_begin(call->get(), host.self_, pass, static_cast<uint32_t>(experts()),
                                                       earlier, &states[s]));
@@ -248,10 +255,10 @@ private:
             }
             for (size_t s = 1; s < states.size(); ++s) {
                 call->check(host.table_.observe_join(call->get(), host.self_, states[0], states[s]));
-                host.table_.observe_destroy(states[s]);
+                host.table_.observe_destroy(std::exchange(states[s], nullptr));
             }
             call->check(host.table_.observe_end(call->get(), host.self_, states[0]));
-            observed.push_back(states[0]);
+            observed.push_back(std::exchange(states[0], nullptr));
         }
 
         void write(const Piece& piece, bool matrix) {
