@@ -1,6 +1,7 @@
 // The configurations of encoders as JSON: reading fields, and what to say where one doesn't fit.
 #pragma once
 
+#include <algorithm>
 #include <nlohmann/json.hpp>
 #include <string>
 #include <utility>
@@ -40,6 +41,14 @@ inline void positive(const std::string& name, int64_t value) {
 inline void probability(const std::string& name, double value) {
     if (!(value >= 0 && value < 1))
         refuse(name, "found " + json(value).dump() + ", expected a number from 0 to below 1");
+}
+
+/// A window has 0.2 s at least, and the `samples` at 16 kHz without which there is no frame.
+inline void check_window(double window_seconds, int64_t samples) {
+    const double shortest = std::max(0.2, static_cast<double>(samples) / 16000);
+    if (!(window_seconds >= shortest))
+        refuse("window_seconds",
+               "found " + json(window_seconds).dump() + ", expected a number from " + json(shortest).dump());
 }
 
 inline json parse_object(const std::string& text, const char* what) {

@@ -3,7 +3,6 @@
 #include <ATen/core/grad_mode.h>
 
 #include "learn/encoder.hpp"
-#include "tasks/torch_runtime.hpp"
 
 #undef CHECK
 #include <stdlib.h>
@@ -13,23 +12,18 @@
 
 #include "base/files.hpp"
 #include "base/schema.hpp"
+#include "plugins.hpp"
 #include "weights/checkpoint.hpp"
 
 using namespace biophony;
 using Catch::Contains;
-
-extern "C" const TorchRuntime* biophony_torch_runtime();
 
 namespace {
 
 const fs::path kGolden = fs::path(BPH_SOURCE_DIR) / "tests/golden";
 
 const ItemInfo& beats() {
-    static const Registry plugins = [] {
-        set_torch_hooks({.open_torch = [] {}, .abi_mismatch = biophony_torch_runtime()->abi_mismatch});
-        return Registry({fs::path(BPH_BUILD_DIR) / "plugins"}, false);
-    }();
-    return plugins.require("encoder:beats");
+    return test::torch_plugins().require("encoder:beats");
 }
 
 /// The parameters as a pipeline gives them that sets none.

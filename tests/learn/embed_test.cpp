@@ -12,25 +12,15 @@
 #include "audio/decode.hpp"
 #include "audio/window.hpp"
 #include "base/schema.hpp"
-#include "tasks/torch_runtime.hpp"
+#include "plugins.hpp"
 
 using namespace biophony;
 using namespace biophony::test;
 
-extern "C" const TorchRuntime* biophony_torch_runtime();
-
 namespace {
 
-const Registry& registry() {
-    static const Registry plugins = [] {
-        set_torch_hooks({.open_torch = [] {}, .abi_mismatch = biophony_torch_runtime()->abi_mismatch});
-        return Registry({std::filesystem::path(BPH_BUILD_DIR) / "plugins"}, false);
-    }();
-    return plugins;
-}
-
 LoadedEncoder tiny_encoder() {
-    const ItemInfo& item = registry().require("encoder:beats");
+    const ItemInfo& item = test::torch_plugins().require("encoder:beats");
     Json params = {{"encoder_layers", 2},          {"encoder_embed_dim", 32}, {"encoder_ffn_embed_dim", 64},
                    {"encoder_attention_heads", 2}, {"embed_dim", 32},         {"conv_pos", 16},
                    {"conv_pos_groups", 4},         {"num_buckets", 32},       {"max_distance", 80}};
@@ -85,7 +75,7 @@ TEST_CASE("embeddings are the encoder's frames and their mean, for windows and w
         options.frames = options.layers = true;
         options.batch = 3;
         options.out = folder / "out.safetensors";
-        const EmbedResult result = biophony_torch_runtime()->embed(options, registry(), progress, cancel);
+        const EmbedResult result = biophony_torch_runtime()->embed(options, test::torch_plugins(), progress, cancel);
         CHECK(result.rows == (window > 0 ? 4 + 2 + 4 : 3));
         CHECK(result.sound_seconds == Approx(3.2));
         const SafetensorsFile out = SafetensorsFile::open(options.out);
@@ -133,7 +123,7 @@ TEST_CASE("what the encoder can't do is refused before any work") {
         options.out = folder / "out.safetensors";
         change(options);
         try {
-            biophony_torch_runtime()->embed(options, registry(), progress, cancel);
+            biophony_torch_runtime()->embed(options, test::torch_plugins(), progress, cancel);
         } catch (const Error& error) {
             CHECK_FALSE(std::filesystem::exists(options.out));
             return error.what();

@@ -10,23 +10,9 @@
 
 #include "base/error.hpp"
 #include "learn/scratch.hpp"
-#include "tasks/torch_runtime.hpp"
+#include "plugins.hpp"
 
 using namespace biophony;
-
-extern "C" const TorchRuntime* biophony_torch_runtime();
-
-namespace {
-
-const Registry& registry() {
-    static const Registry plugins = [] {
-        set_torch_hooks({.open_torch = [] {}, .abi_mismatch = biophony_torch_runtime()->abi_mismatch});
-        return Registry({std::filesystem::path(BPH_BUILD_DIR) / "plugins"}, false);
-    }();
-    return plugins;
-}
-
-}  // namespace
 
 TEST_CASE("a step is that of LibTorch's AdamW, group by group") {
     at::manual_seed(1);
@@ -73,7 +59,7 @@ TEST_CASE("what has no gradient in a step stays as it is") {
 }
 
 TEST_CASE("an encoder that was heard before a step is heard anew after it") {
-    const Registry& plugins = registry();
+    const Registry& plugins = test::torch_plugins();
     const Json params = {{"encoder_layers", 2},          {"encoder_embed_dim", 32}, {"encoder_ffn_embed_dim", 64},
                          {"encoder_attention_heads", 2}, {"embed_dim", 16},         {"conv_pos", 16},
                          {"conv_pos_groups", 2},         {"window_seconds", 1}};

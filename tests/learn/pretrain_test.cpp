@@ -22,22 +22,12 @@
 #include "base/schema.hpp"
 #include "learn/optimiser.hpp"
 #include "pipeline/graph.hpp"
+#include "plugins.hpp"
 #include "tasks/node_types.hpp"
-#include "tasks/torch_runtime.hpp"
 
 using namespace biophony;
 
-extern "C" const TorchRuntime* biophony_torch_runtime();
-
 namespace {
-
-const Registry& registry() {
-    static const Registry plugins = [] {
-        set_torch_hooks({.open_torch = [] {}, .abi_mismatch = biophony_torch_runtime()->abi_mismatch});
-        return Registry({std::filesystem::path(BPH_BUILD_DIR) / "plugins"}, false);
-    }();
-    return plugins;
-}
 
 Json filled(const Json& schema, Json values) {
     std::vector<Diagnostic> problems;
@@ -48,7 +38,7 @@ Json filled(const Json& schema, Json values) {
 
 /// Clips of invented species, all in the train split but the last of each recording.
 ClipSet invented(const std::string& group, int species = 3, int recordings = 3, double clip_seconds = 1) {
-    const ItemInfo& item = registry().require("dataset:synthetic");
+    const ItemInfo& item = test::torch_plugins().require("dataset:synthetic");
     ClipSet set{.group = group, .item = item.name()};
     set.params = filled(item.parameters, {{"group", group},
                                           {"species", species},
@@ -67,7 +57,7 @@ ClipSet invented(const std::string& group, int species = 3, int recordings = 3, 
 }
 
 LoadedEncoder tiny_encoder() {
-    const ItemInfo& item = registry().require("encoder:beats");
+    const ItemInfo& item = test::torch_plugins().require("encoder:beats");
     return make_encoder(item,
                         filled(item.parameters, {{"encoder_layers", 1},
                                                  {"encoder_embed_dim", 32},
@@ -94,14 +84,14 @@ Pretrained train(LoadedEncoder& encoder, const std::vector<ClipSet>& data, const
                  const std::vector<ClipSet>& backgrounds = {}) {
     NoProgress progress;
     const Cancel cancel;
-    return pretrain(*encoder.module, data, backgrounds, registry(), settings(values), 3, threads, progress, cancel,
-                    [](std::string_view) {});
+    return pretrain(*encoder.module, data, backgrounds, test::torch_plugins(), settings(values), 3, threads, progress,
+                    cancel, [](std::string_view) {});
 }
 
 WaveBatch batch_of(const std::vector<ClipSet>& data, const std::vector<ClipSet>& backgrounds, size_t threads,
                    int skip) {
     const BatchPlan plan(data, {1, 1}, 12, 2, 7);
-    WaveStream stream(data, backgrounds, registry(), plan,
+    WaveStream stream(data, backgrounds, test::torch_plugins(), plan,
                       {.gain_low_db = -6,
                        .gain_high_db = 6,
                        .equaliser_db = 4,
@@ -360,7 +350,7 @@ TEST_CASE("a clip that can't be read is named", "[pretrain]") {
 TEST_CASE("a batch that has no memory is an error of the run", "[pretrain]") {
     const std::vector<ClipSet> data = {invented("frog")};
     const BatchPlan plan(data, {1}, 4, 2, 7);
-    WaveStream stream(data, {}, registry(), plan, {}, 16000, size_t{1} << 60, 1000, 7, 2);
+    WaveStream stream(data, {}, test::torch_plugins(), plan, {}, 16000, size_t{1} << 60, 1000, 7, 2);
     const Cancel cancel;
     CHECK_THROWS(stream.next(cancel));
 }
@@ -368,7 +358,7 @@ TEST_CASE("a batch that has no memory is an error of the run", "[pretrain]") {
 TEST_CASE("a stream ends early, is cancelled", "[pretrain]") {
     const std::vector<ClipSet> data = {invented("frog"), invented("bird")};
     const BatchPlan plan(data, {1, 1}, 4, 2, 7);
-    WaveStream stream(data, {}, registry(), plan, {}, 16000, 16000, 1000, 7, 2);
+    WaveStream stream(data, {}, test::torch_plugins(), plan, {}, 16000, 16000, 1000, 7, 2);
     Cancel cancel;
     stream.next(cancel);
     cancel.request();
@@ -567,7 +557,7 @@ std::string told(const Json& with) {
             {"with", with}}},
           {"expert", {{"use", "fine-tune"}, {"in", {{"encoder", "base"}, {"data", "clips[frog]"}}}}}}}};
     std::vector<Diagnostic> problems;
-    make_graph(pipeline.dump(), "p.json", {}, node_types(), registry(), problems);
+    make_graph(pipeline.dump(), "p.json", {}, node_types(), test::torch_plugins(), problems);
     std::string text;
     for (const Diagnostic& problem : problems) text += problem.where.pointer + ": " + problem.message + "\n";
     return text;

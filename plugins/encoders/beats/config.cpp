@@ -74,10 +74,7 @@ void check(const Config& c) {
     if (c.padding_mask != "reference" && c.padding_mask != "aligned")
         refuse("padding_mask", "found \"" + c.padding_mask + "\", expected reference or aligned");
     if (!(c.fbank_std > 0)) refuse("fbank_std", "found " + json(c.fbank_std).dump() + ", expected a number above 0");
-    const double shortest = std::max(0.2, static_cast<double>(c.min_samples()) / 16000);
-    if (!(c.window_seconds >= shortest))
-        refuse("window_seconds",
-               "found " + json(c.window_seconds).dump() + ", expected a number from " + json(shortest).dump());
+    encoders::check_window(c.window_seconds, c.min_samples());
 }
 
 }  // namespace

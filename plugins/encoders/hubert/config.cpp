@@ -51,10 +51,7 @@ void check(const Config& c) {
         refuse("extractor_conv_layer_config",
                "found layers by which a frame hears more than a million samples, expected "
                "smaller kernels and strides");
-    const double shortest = std::max(0.2, static_cast<double>(c.reach()) / 16000);
-    if (!(c.window_seconds >= shortest))
-        refuse("window_seconds",
-               "found " + json(c.window_seconds).dump() + ", expected a number from " + json(shortest).dump());
+    encoders::check_window(c.window_seconds, c.reach());
 }
 
 }  // namespace
