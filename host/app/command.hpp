@@ -9,6 +9,7 @@
 #include "base/error.hpp"
 #include "base/json.hpp"
 #include "pipeline/graph.hpp"
+#include "pipeline/plan.hpp"
 #include "pipeline/run.hpp"
 #include "plugins/registry.hpp"
 #include "weights/checkpoint.hpp"

@@ -1,4 +1,4 @@
-// Running a graph: keys, results from the store or made now, and the run directory.
+// Running a graph: results from the store or made now, and the run directory.
 #pragma once
 
 #include <filesystem>
@@ -7,16 +7,10 @@
 #include <vector>
 
 #include "pipeline/graph.hpp"
+#include "pipeline/key.hpp"
 #include "pipeline/store.hpp"
 
 namespace biophony {
-
-/// Facts about this program and machine that enter keys and the run's manifest.
-struct HostFacts {
-    std::string version;    ///< of biophony
-    std::string libtorch;   ///< "2.13.0"
-    std::string cpu_class;  ///< "avx512+amx"
-};
 
 struct RunOptions {
     fs::path out;  ///< the run directory
@@ -48,29 +42,8 @@ struct RunResult {
     std::vector<fs::path> reports;  ///< texts in the run directory that the user is shown
 };
 
-/// What would be done with each node.
-struct PlannedNode {
-    const GraphNode* node = nullptr;
-    enum class State { kCached, kRun, kLooks } state = State::kRun;
-    std::string reason;  ///< "no result with this key yet", "waits for expert[bird]", "looks at files each time"
-    std::string key;     ///< empty where it depends on results that aren't there yet
-    double seconds = 0;  ///< of a cached result: how long it took
-};
-
-/// The key of a node, given its inputs' digests in the order of `node.inputs`: SHA-256 of a typed record, which is
-/// returned in `record`. The record has the build identity of every plugin whose code takes part: the node's own item,
-/// items that its parameters name (merge stages, and those that presets stand for), and for torch nodes the encoders
-/// upstream, whose forward pass they run.
-std::string node_key(const Graph& graph, const GraphNode& node,
-                     const std::vector<std::vector<std::string>>& input_digests, const Registry& registry,
-                     const RunOptions& options, Json& record);
-
 /// Runs every node that has no result yet, in order; every sink runs. Writes the run directory, also when a node
 /// fails: then with what was finished, and the error is thrown again afterwards, with the node's name.
 RunResult run_graph(const Graph& graph, const Registry& registry, const RunOptions& options, RunObserver& observer);
-
-/// Says what run_graph() would do. Data sets are looked at (their audio is read once), nothing else runs.
-std::vector<PlannedNode> plan_graph(const Graph& graph, const Registry& registry, const RunOptions& options,
-                                    RunObserver& observer);
 
 }  // namespace biophony

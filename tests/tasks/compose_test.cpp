@@ -105,7 +105,7 @@ Json record_of(const char* stages, unsigned threads, const Registry& plugins = r
     options.threads = threads;
     options.host = {.version = "1", .libtorch = "2.13.0", .cpu_class = "avx2"};
     Json record;
-    node_key(graph, node, {{"b"}, {"1", "2"}}, plugins, options, record);
+    node_key(graph, node, {{"b"}, {"1", "2"}}, plugins, options.host, options.threads, record);
     return record;
 }
 

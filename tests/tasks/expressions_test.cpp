@@ -92,7 +92,7 @@ TEST_CASE("vectors are called as the pipeline names them, or by their axis") {
     // The key counts the plugin that does the work, and the names.
     RunOptions options;
     Json record;
-    node_key(graph, made, {{"b"}, {"1", "2"}}, registry(), options, record);
+    node_key(graph, made, {{"b"}, {"1", "2"}}, registry(), options.host, options.threads, record);
     CHECK(record["plugins"] == Json{{"merger:task-arithmetic", "build of task-arithmetic"}});
     CHECK(record["names"]["vectors"] == Json{"x", "y"});
 

@@ -1,0 +1,53 @@
+#include "pipeline/plan.hpp"
+
+#include <fmt/format.h>
+
+#include "pipeline/work.hpp"
+
+namespace biophony {
+
+std::vector<PlannedNode> plan_graph(const Graph& graph, const Registry& registry, const RunOptions& options,
+                                    RunObserver& observer) {
+    Work work(graph, registry, options, observer);
+    observer.begin(graph.nodes.size());
+    std::vector<PlannedNode> plan;
+    for (size_t i = 0; i < graph.nodes.size(); ++i) {
+        const GraphNode& node = graph.nodes[i];
+        PlannedNode planned{.node = &node};
+        if (node.type->volatile_source) {
+            observer.node_started(i, node);
+            std::string headline;
+            try {
+                work.make(
+                    i, [](std::string_view) {}, [&](std::string_view line) { observer.note(node, line); }, headline);
+            } catch (const Error& error) {
+                throw error.within({.node = node.id});
+            }
+            planned.state = PlannedNode::State::kLooks;
+            planned.reason = "looks at its files each time: " + headline;
+            planned.key = work.done()[i]->result.key;
+        } else if (work.take(i)) {
+            planned.state = PlannedNode::State::kCached;
+            planned.key = work.done()[i]->result.key;
+            planned.seconds = work.done()[i]->result.record.value("seconds", 0.0);
+            planned.reason = "result of " + work.done()[i]->result.record.value("finished", std::string("?"));
+        } else {
+            Json record;
+            if (const auto key = work.key_of(i, record)) {
+                planned.key = *key;
+                planned.reason = options.use_cache ? "no result with this key yet" : "the cache is off";
+            } else {
+                std::vector<std::string> waits;
+                for (const auto& [port, sources] : node.inputs)
+                    for (const size_t source : sources)
+                        if (!work.done()[source]) waits.push_back(graph.nodes[source].id);
+                planned.reason = fmt::format("waits for {}{}", waits.front(),
+                                             waits.size() > 1 ? fmt::format(" and {} more", waits.size() - 1) : "");
+            }
+        }
+        plan.push_back(std::move(planned));
+    }
+    return plan;
+}
+
+}  // namespace biophony

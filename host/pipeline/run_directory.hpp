@@ -1,0 +1,36 @@
+// What a run leaves for people: results under the names of their nodes, and files that say what was done.
+// docs/formats/run-directory.md is its format.
+#pragma once
+
+#include <fstream>
+#include <string>
+#include <string_view>
+
+#include "base/files.hpp"
+#include "base/json.hpp"
+#include "pipeline/store.hpp"
+
+namespace biophony {
+
+/// The run's log: one JSON object a line, written as it happens.
+class RunLog {
+public:
+    /// Throws Error(kRunFailed).
+    explicit RunLog(const fs::path& file);
+    void line(std::string_view node, std::string_view event, std::string_view text);
+
+private:
+    std::ofstream out_;
+};
+
+/// Links the result's files into `target`, or copies them where the file system can't link.
+void expose(const StoredResult& result, const fs::path& target);
+
+/// Adds a node's metrics.json to `all`, and its figures as rows of metrics.csv: node, group, figure, value.
+void add_metrics(const std::string& node, const Json& metrics, Json& all, std::string& rows);
+
+/// A node's folder in the run directory: its id as one path component. Ids may hold any axis value, so what a component
+/// can't hold is written as %XX, and a long one ends in its hash.
+std::string folder_name(const std::string& id);
+
+}  // namespace biophony
