@@ -65,8 +65,9 @@ int schema_command(const std::vector<std::string>& arguments) {
     }
     size_t bad = 0;
     for (const std::string& file : values["check"].as<std::vector<std::string>>()) {
-        size_t count = 0;
-        for (const auto& [what, text] : values_of(file)) {
+        const size_t before = bad;
+        const auto all = values_of(file);
+        for (const auto& [what, text] : all) {
             std::vector<Diagnostic> problems;
             const JsonText parsed = JsonText::parse(text, what, problems);
             if (problems.empty()) problems = problems_by_schema(schema, parsed.value());
@@ -75,10 +76,12 @@ int schema_command(const std::vector<std::string>& arguments) {
                 fmt::print(stderr, "{}\n", problem.text());
             }
             bad += problems.empty() ? 0 : 1;
-            ++count;
         }
-        fmt::print("{}: {} checked by the schema of {}\n", file, count == 1 ? "" : fmt::format("{} lines", count),
-                   name);
+        if (bad == before)
+            fmt::print("{}: fits the schema of {}\n", file, name);
+        else
+            fmt::print("{}: doesn't fit the schema of {}{}\n", file, name,
+                       all.size() > 1 ? fmt::format(", in {} of {} lines", bad - before, all.size()) : "");
     }
     return bad == 0 ? 0 : static_cast<int>(Code::kInvalid);
 }
