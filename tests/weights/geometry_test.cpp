@@ -43,7 +43,7 @@ TEST_CASE("small vectors, by hand") {
     // a = (3, 0, -4 | 0, 12), b = (1, 2, 2 | 5, -1): two tensors.
     const Geometry geometry =
         of({"a", "b"}, {{"w", "matrix", 0, 3}, {"n", "norm", -1, 2}}, {{{3, 0, -4}, {1, 2, 2}}, {{0, 12}, {5, -1}}});
-    const Geometry::Part& whole = geometry.whole();
+    const Geometry::Part whole = geometry.whole();
     CHECK(whole.elements == 5);
     CHECK(whole.norms[0] == Approx(13));
     CHECK(whole.norms[1] == Approx(std::sqrt(35.0)));
@@ -84,7 +84,7 @@ TEST_CASE("signs of jointly Gaussian elements agree as their correlation says") 
                      other = 0.5 + std::asin(-rho / 2) / std::numbers::pi;
         const double deviation = 0.5 / std::sqrt(static_cast<double>(kCount));
         CHECK(geometry.blocks().at(0).pairs[0].sign_agreement == Approx(law).margin(4 * deviation));
-        const PairGeometry& pair = geometry.whole().pairs[0];
+        const PairGeometry pair = geometry.whole().pairs[0];
         CHECK(pair.sign_agreement == Approx((law + other) / 2).margin(4 * deviation));
         // What is above the law is noise; against the whole's cosine, which the second tensor rules, it is not.
         CHECK(std::abs(pair.sign_agreement - pair.sign_expected) < 4 * deviation);
@@ -170,7 +170,7 @@ TEST_CASE("the geometry of files doesn't depend on threads") {
         a += static_cast<long double>(x[k]) * x[k];
         b += static_cast<long double>(y[k]) * y[k];
     }
-    const Geometry::Part& block = one.blocks().at(2);
+    const Geometry::Part block = one.blocks().at(2);
     CHECK(block.norms[0] == Approx(static_cast<double>(std::sqrt(a))).epsilon(1e-12));
     CHECK(block.pairs[1].cosine == Approx(static_cast<double>(dot / std::sqrt(a * b))).epsilon(1e-10));
     CHECK(one.roles().contains("other"));
