@@ -22,8 +22,7 @@ namespace biophony {
 
 namespace {
 
-/// Elements that one thread sums at a time.
-constexpr uint64_t kBlock = 1 << 20;
+constexpr uint64_t kBlock = GeometrySums::kBlock;
 /// Bytes that sums of blocks may take in all threads together.
 constexpr uint64_t kMemory = 160'000'000;
 /// Elements of all vectors that stay in the nearest caches while pairs are made of them.
@@ -58,26 +57,28 @@ void GeometrySums::see(size_t tensor, std::span<const float* const> vectors, siz
         sums.pairs.resize(vectors_ * (vectors_ - 1) / 2);
     }
     constexpr size_t kWords = kRun / 64;
-    wide_.resize((vectors_ + 1) * kRun, 1);  // the last row are ones
-    negative_.resize(vectors_ * kWords);
-    set_.resize(vectors_ * kWords);
-    const double* ones = wide_.data() + vectors_ * kRun;
+    static const std::vector<double> ones(kRun, 1);
+    thread_local std::vector<double> wide;  // a thread sees many blocks
+    thread_local std::vector<uint64_t> negative, set;
+    wide.resize(vectors_ * kRun);
+    negative.resize(vectors_ * kWords);
+    set.resize(vectors_ * kWords);
     for (size_t from = 0; from < count; from += kRun) {
         const size_t part = std::min(kRun, count - from), words = (part + 63) / 64;
         const size_t padded = (part + kernels::kLanes - 1) / kernels::kLanes * kernels::kLanes;
         for (size_t i = 0; i < vectors_; ++i) {
-            double* a = wide_.data() + i * kRun;
+            double* a = wide.data() + i * kRun;
             std::copy_n(vectors[i] + from, part, a);
             std::fill(a + part, a + padded, 0.0);
-            kernels::signs(vectors[i] + from, part, negative_.data() + i * kWords, set_.data() + i * kWords);
+            kernels::signs(vectors[i] + from, part, negative.data() + i * kWords, set.data() + i * kWords);
             sums.squares[i] += kernels::products(a, a, padded).sum;
-            sums.absolute[i] += kernels::products(a, ones, padded).absolute;
+            sums.absolute[i] += kernels::products(a, ones.data(), padded).absolute;
         }
         for_pairs(vectors_, [&](size_t i, size_t j, size_t at) {
             Pair& pair = sums.pairs[at];
-            const auto [dot, magnitude] = kernels::products(wide_.data() + i * kRun, wide_.data() + j * kRun, padded);
-            const auto [both, agree] = kernels::agreement(&negative_[i * kWords], &set_[i * kWords],
-                                                          &negative_[j * kWords], &set_[j * kWords], words);
+            const auto [dot, magnitude] = kernels::products(wide.data() + i * kRun, wide.data() + j * kRun, padded);
+            const auto [both, agree] = kernels::agreement(&negative[i * kWords], &set[i * kWords],
+                                                          &negative[j * kWords], &set[j * kWords], words);
             pair.dot += dot;
             pair.magnitude += magnitude;
             pair.agree += agree;
@@ -106,7 +107,7 @@ void GeometrySums::join(const GeometrySums& later) {
 
 uint64_t GeometrySums::bytes(size_t vectors, size_t tensors) {
     const uint64_t each = vectors * (vectors - 1) / 2 * sizeof(Pair) + vectors * 2 * sizeof(double) + 200;
-    return tensors * each + (vectors + 1) * kRun * sizeof(double) + vectors * kRun / 4;
+    return tensors * each;
 }
 
 void Geometry::Sums::add(const GeometrySums::Tensor& tensor, uint64_t count) {

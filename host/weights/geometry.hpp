@@ -26,13 +26,15 @@ class GeometrySums {
 public:
     /// Elements of one piece at most: the sums within it have a fixed order.
     static constexpr size_t kPiece = 4096;
+    /// Elements that are summed up apart, before they are added to those before them.
+    static constexpr size_t kBlock = 1 << 18;
 
     explicit GeometrySums(size_t vectors) : vectors_(vectors) {}
     /// `count` elements (at most kPiece) of each vector.
     void see(size_t tensor, std::span<const float* const> vectors, size_t count);
     /// Of tensors that come later, or of later elements of the last one.
     void join(const GeometrySums& later);
-    /// Bytes at most, with what see() works in, where so many tensors are seen.
+    /// Bytes at most where so many tensors are seen.
     static uint64_t bytes(size_t vectors, size_t tensors);
 
 private:
@@ -47,8 +49,6 @@ private:
     };
     size_t vectors_;
     std::map<size_t, Tensor> tensors_;
-    std::vector<double> wide_;
-    std::vector<uint64_t> negative_, set_;
 };
 
 /// What is known of two vectors in some tensors.

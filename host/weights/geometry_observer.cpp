@@ -9,11 +9,8 @@ namespace biophony {
 
 namespace {
 
-static_assert(MergeObserver::kPiece == GeometrySums::kPiece, "else the sums are not those of geometry_of()");
-
-/// Pieces of a sample times vectors. Pairs cost as vectors do in a merge if the sample shrinks as their number grows;
-/// 1024 pieces of 8 vectors tell a share of signs to 0.0003.
-constexpr uint64_t kSampled = 8192, kFewest = 64;
+static_assert(MergeObserver::kPiece == GeometrySums::kPiece && MergeObserver::kBlock == GeometrySums::kBlock,
+              "else the sums are not those of geometry_of()");
 
 struct Seen : MergeObserver::Block {
     explicit Seen(size_t vectors) : sums(vectors) {}
@@ -27,6 +24,12 @@ struct Seen : MergeObserver::Block {
 
 }  // namespace
 
+uint64_t GeometryObserver::cheap(size_t experts) {
+    // Pairs grow as the square of the experts, the merge with them: the sample gets smaller. The signs of 1024 pieces,
+    // a share of one half, are told to 0.0003.
+    return std::max<uint64_t>(8192 / experts, 64);
+}
+
 void GeometryObserver::begin(const MergePlan& plan) {
     std::vector<GeometryTensor> tensors;
     uint64_t pieces = 0;
@@ -34,8 +37,12 @@ void GeometryObserver::begin(const MergePlan& plan) {
         tensors.push_back({tensor.name, tensor.role, tensor.block, tensor.elements});
         pieces += (tensor.elements + kPiece - 1) / kPiece;
     }
-    if (sample_) every_ = std::max<uint64_t>(pieces / std::max(kSampled / names_.size(), kFewest), 1);
+    if (pieces_) every_ = std::max<uint64_t>(pieces / *pieces_, 1);
     geometry_.emplace(names_, std::move(tensors));
+}
+
+uint64_t GeometryObserver::block_bytes(size_t tensors) const {
+    return GeometrySums::bytes(names_.size(), std::min<uint64_t>(tensors, kBlock / kPiece / every_ + 1));
 }
 
 std::unique_ptr<MergeObserver::Block> GeometryObserver::make_block() const {

@@ -11,16 +11,17 @@ namespace biophony {
 /// For MergeOptions::observer. The same figures as geometry_of(), to the last bit; or a look at a sample.
 class GeometryObserver : public MergeObserver {
 public:
-    /// `names`: what the experts are called, in their order. `sample`: look at a few thousand pieces alone, evenly over
-    /// all tensors, which costs next to nothing. Lengths and null deviations are then the sample's: it does for
-    /// warnings().
-    explicit GeometryObserver(std::vector<std::string> names, bool sample = false)
-        : names_(std::move(names)), sample_(sample), open_(names_.size()) {}
+    /// `names`: what the experts are called, in their order. `pieces`: look at about so many of them alone, evenly over
+    /// all tensors. Norms and null deviations are then the sample's: it does for warnings().
+    explicit GeometryObserver(std::vector<std::string> names, std::optional<uint64_t> pieces = {})
+        : names_(std::move(names)), pieces_(pieces), open_(names_.size()) {}
+    /// Pieces whose pairs cost next to nothing beside a merge of so many experts.
+    static uint64_t cheap(size_t experts);
 
     void begin(const MergePlan& plan) override;
     uint64_t every() const override { return every_; }
     uint64_t bytes() const override { return geometry_->bytes(); }
-    uint64_t block_bytes(size_t tensors) const override { return GeometrySums::bytes(names_.size(), tensors); }
+    uint64_t block_bytes(size_t tensors) const override;
     std::unique_ptr<Block> make_block() const override;
     void join(std::unique_ptr<Block> block) override;
 
@@ -31,7 +32,7 @@ public:
 
 private:
     std::vector<std::string> names_;
-    bool sample_;
+    std::optional<uint64_t> pieces_;
     uint64_t every_ = 1;
     GeometrySums open_;  ///< of tensors that more blocks may come of
     std::optional<Geometry> geometry_;

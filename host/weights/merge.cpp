@@ -43,6 +43,8 @@ constexpr uint64_t kSquaresBlock = 1 << 20;
 constexpr uint64_t kChunkElements = 1 << 16;
 /// Bytes for tiles of all threads, what global stages count in and what is observed. One of each is always made.
 constexpr uint64_t kMemory = 160'000'000;
+/// Of these, bytes for what has been observed of blocks, so that none must wait for those before it.
+constexpr uint64_t kKeptBlocks = 40'000'000;
 /// Bytes for whole tensors of all experts. One is always made.
 constexpr uint64_t kWholeMemory = 512'000'000;
 
@@ -170,8 +172,8 @@ size_t stride_of(uint64_t count) {
 /// One thread's buffers and calls. Works on one segment at a time.
 class Worker {
 public:
-    Worker(const Job& job, size_t thread)
-        : thread(thread), job_(job), experts_(job.inputs.experts.size()), crash_("", job.options.node) {
+    Worker(const Job& job, size_t number)
+        : thread(number), job_(job), experts_(job.inputs.experts.size()), crash_("", job.options.node) {
         for (const auto& stage : job.stages) {
             calls_.push_back(std::make_unique<PluginCall>(stage->name, stage->call_options([this] {
                 return LogBook::Place{0, at_.plan == nullptr ? 0 : at_.plan->index + 1, at_.first, logged_++};
@@ -997,12 +999,38 @@ uint64_t observed_tile(uint64_t tile_elements) {
     return (tile_elements + MergeObserver::kPiece - 1) / MergeObserver::kPiece * MergeObserver::kPiece;
 }
 
+/// How the blocks of an observed merge are worked on.
+struct Observed {
+    std::vector<Showing> units;  ///< whole tensors first and by size, as in Tiles, where no block waits for another
+    size_t blocks = 0;
+    uint64_t kept = 0;  ///< bytes of all blocks, where they are kept until the end; else 0, and joined in their order
+
+    explicit Observed(const Job& job) : units(showings(job.plans, job.stages.size(), MergeObserver::kBlock)) {
+        for (const Showing& unit : units)
+            for (const auto& block : unit.blocks) {
+                kept += job.options.observer->block_bytes(block.size());
+                ++blocks;
+            }
+        if (kept > kKeptBlocks) {
+            kept = 0;
+            return;
+        }
+        kept = std::max<uint64_t>(kept, 1);
+        std::stable_sort(units.begin(), units.end(), [&](const Showing& a, const Showing& b) {
+            return whole_bytes(job, *a.blocks[0][0].plan, job.stages.size()) >
+                   whole_bytes(job, *b.blocks[0][0].plan, job.stages.size());
+        });
+    }
+};
+
 /// Merges all tensors, and shows them to the observer on the way.
 void write_observed(const Job& job, uint64_t tile_elements, SafetensorsWriter& writer, Meter& meter) {
     MergeObserver& observer = *job.options.observer;
-    const std::vector<Showing> units = showings(job.plans, job.stages.size(), MergeObserver::kBlock);
+    const Observed observed(job);
+    const std::vector<Showing>& units = observed.units;
+    std::vector<std::unique_ptr<MergeObserver::Block>> kept(observed.kept > 0 ? observed.blocks : 0);
     InOrder order;
-    Work work = block_work(job, units, job.stages.size(), true, 0);
+    Work work = block_work(job, units, job.stages.size(), observed.kept == 0, 0);
     work.unit = [&](Worker& worker, uint64_t unit) {
         const Showing& showing = units[unit];
         for (size_t b = 0; b < showing.blocks.size(); ++b) {
@@ -1022,11 +1050,15 @@ void write_observed(const Job& job, uint64_t tile_elements, SafetensorsWriter& w
                     meter.add(tile.count * (bytes_per_element(plan, true) + size_of(plan.tensor->out)));
                 });
             }
-            order.take(unit, showing.first_block + b, [&] { observer.join(std::move(block)); });
+            if (!kept.empty())
+                kept[showing.first_block + b] = std::move(block);
+            else
+                order.take(unit, showing.first_block + b, [&] { observer.join(std::move(block)); });
         }
     };
     work.failed = [&](uint64_t unit) { order.failed(unit); };
     run_units(job, units.size(), meter, work);
+    for (auto& block : kept) observer.join(std::move(block));
 }
 
 /// As many elements as keep the tiles of all experts, of base, stage and result in half of the second-level cache, and
@@ -1061,7 +1093,7 @@ uint64_t plan_memory(MergePlan& plan, Job& job) {
     const uint64_t tile = job.options.observer == nullptr ? plan.tile_elements : observed_tile(plan.tile_elements);
     const uint64_t each = tile_bytes(job, tile);
     job.threads = static_cast<unsigned>(std::clamp<uint64_t>(budget / 2 / each, 1, plan.threads));
-    const uint64_t kept = job.options.observer == nullptr ? 0 : job.options.observer->bytes();
+    const uint64_t kept = job.options.observer == nullptr ? 0 : job.options.observer->bytes() + Observed(job).kept;
     job.left = budget - std::min(budget, job.threads * each + kept);
     uint64_t most = 0;  // at a time, beyond tiles
     auto count = [&](const Work& work, uint64_t units) {
@@ -1091,8 +1123,8 @@ uint64_t plan_memory(MergePlan& plan, Job& job) {
         }
     }
     if (job.options.observer != nullptr) {
-        const std::vector<Showing> units = showings(job.plans, job.stages.size(), MergeObserver::kBlock);
-        count(block_work(job, units, job.stages.size(), true, 0), units.size());
+        const Observed observed(job);
+        count(block_work(job, observed.units, job.stages.size(), observed.kept == 0, 0), observed.units.size());
     } else {
         const Tiles tiles(job, job.stages.size(), tile);
         count(tile_work(job, tiles, job.stages.size()), tiles.count());

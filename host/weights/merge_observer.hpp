@@ -40,7 +40,7 @@ class MergePlan;
 /// taken per piece or per block come out the same to the last bit.
 class MergeObserver {
 public:
-    static constexpr uint64_t kBlock = 1 << 20;
+    static constexpr uint64_t kBlock = 1 << 18;
     static constexpr uint64_t kPiece = 4096;
 
     /// What has been seen of one block.

@@ -94,7 +94,8 @@ RememberedHashes remembered_hashes(const SafetensorsFile& file, unsigned threads
 std::map<std::string, double> remembered_squares(const SafetensorsFile& file, const SafetensorsFile* base) {
     const auto [path, record] = place_of_squares(file, base);
     std::map<std::string, double> out;
-    for (const auto& [name, value] : recall(path, record).items())
+    const Json tensors = recall(path, record);
+    for (const auto& [name, value] : tensors.items())
         if (value.is_number() && value >= 0.0) out[name] = value;
     return out;
 }
