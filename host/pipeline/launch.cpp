@@ -156,6 +156,7 @@ StoredResult LaunchExecutor::execute(const Job& job) {
         } else if (!said.empty()) {
             said += fmt::format("\n{}", line);
         } else {
+            if (const std::string own = job.node->id + ": "; line.starts_with(own)) line.remove_prefix(own.size());
             job.note(line);
         }
     });

@@ -120,6 +120,7 @@ public:
         failure_ = failure_of(outcomes_, cancelled);
         if (!cancelled) try {
                 work.store().settle();
+                log.check();
             } catch (const Error& error) {
                 if (!failure_) failure_ = error;
             }
@@ -151,6 +152,7 @@ private:
                 for (const auto& [port, sources] : graph_.nodes[i].inputs)
                     for (const size_t source : sources) needed[source] = needed[source] || !selected_[source];
         std::vector<std::string> missing;
+        std::set<std::string> wanting;
         for (size_t i = 0; i < graph_.nodes.size(); ++i) {
             if (selected_[i]) continue;
             const GraphNode& node = graph_.nodes[i];
@@ -169,19 +171,26 @@ private:
                 log.line(node.id, "taken", "", now());
                 continue;
             }
-            const std::vector<size_t> users = graph_.users_of(i);
-            if (std::any_of(users.begin(), users.end(), [this](size_t user) { return selected_[user]; }))
-                missing.push_back(node.id);
+            bool used = false;
+            for (const size_t user : graph_.users_of(i))
+                if (selected_[user]) {
+                    used = true;
+                    wanting.insert(graph_.nodes[user].id);
+                }
+            if (used) missing.push_back(node.id);
         }
         if (missing.empty()) return;
+        constexpr size_t kShown = 4;
         std::string list, options;
-        for (const std::string& id : missing) {
-            list += (list.empty() ? "" : ", ") + id;
-            options += fmt::format(" --to '{}'", id);
-        }
+        for (size_t m = 0; m < std::min(kShown, missing.size()); ++m) list += (m == 0 ? "" : ", ") + missing[m];
+        if (missing.size() > kShown) list += fmt::format(" and {} more", missing.size() - kShown);
+        // --to the users makes all that they need.
+        const std::vector<std::string> ways =
+            missing.size() > kShown ? std::vector<std::string>(wanting.begin(), wanting.end()) : missing;
+        for (size_t w = 0; w < std::min(kShown, ways.size()); ++w) options += fmt::format(" --to '{}'", ways[w]);
         throw Error(Code::kInvalid,
-                    fmt::format("the selected nodes need results that aren't there: {}; make them first, with{}", list,
-                                options));
+                    fmt::format("the selected nodes need results that aren't there: {}; make them first, with{}{}", list,
+                                options, ways.size() > kShown ? " …" : ""));
     }
     void look_at(size_t i, Work& work, RunLog& log) {
         const GraphNode& node = graph_.nodes[i];

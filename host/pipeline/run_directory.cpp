@@ -94,7 +94,7 @@ RunLock::~RunLock() {
     ::close(fd_);
 }
 
-RunLog::RunLog(const fs::path& file) : out_(file, std::ios::trunc) {
+RunLog::RunLog(const fs::path& file) : file_(file), out_(file, std::ios::trunc) {
     if (!out_) throw Error(Code::kRunFailed, "can't write", {.file = file.string()});
 }
 
@@ -102,6 +102,13 @@ void RunLog::line(std::string_view node, std::string_view event, std::string_vie
     out_ << Json{{"time", time}, {"node", node}, {"event", event}, {"text", text}}.dump(
                 -1, ' ', false, Json::error_handler_t::replace)
          << std::endl;
+    if (!out_ && problem_ == 0) problem_ = errno == 0 ? EIO : errno;
+}
+
+void RunLog::check() const {
+    if (problem_ == 0) return;
+    errno = problem_;
+    throw_errno("write", file_);
 }
 
 void expose(const StoredResult& result, const fs::path& target) {

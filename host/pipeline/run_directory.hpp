@@ -37,9 +37,13 @@ public:
     /// Throws Error(kRunFailed).
     explicit RunLog(const fs::path& file);
     void line(std::string_view node, std::string_view event, std::string_view text, const std::string& time);
+    /// Throws Error(kRunFailed) where a line couldn't be written.
+    void check() const;
 
 private:
+    fs::path file_;
     std::ofstream out_;
+    int problem_ = 0;  ///< errno of the first line that couldn't be written
 };
 
 /// Links the result's files into `target`, or copies them where the file system can't link. Does nothing where just
