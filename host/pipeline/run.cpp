@@ -57,7 +57,8 @@ std::map<std::string, double> earlier_seconds(const fs::path& out) {
     try {
         std::map<std::string, double> seconds;
         if (!fs::exists(out / "manifest.json")) return {};
-        for (const Json& node : read_json(out / "manifest.json").at("nodes"))
+        const Json manifest = read_json(out / "manifest.json");
+        for (const Json& node : manifest.at("nodes"))
             if (node.contains("seconds")) seconds[node.at("id")] = node.at("seconds");
         return seconds;
     } catch (const std::exception&) {

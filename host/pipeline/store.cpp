@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <chrono>
 #include <condition_variable>
 #include <cstdio>
 #include <map>
@@ -145,7 +146,10 @@ public:
     }
     void settle() {
         std::unique_lock lock(mutex_);
+        hurry_ = true;
+        wake_.notify_all();
         done_.wait(lock, [this] { return waiting_.empty() && working_.empty(); });
+        hurry_ = false;
         if (!failure_) return;
         const Error failure = *failure_;
         failure_.reset();
@@ -153,10 +157,14 @@ public:
     }
 
 private:
+    static constexpr std::chrono::milliseconds kGathers{250};
+
     void work() {
         std::unique_lock lock(mutex_);
         for (;;) {
             wake_.wait(lock, [this] { return end_ || !waiting_.empty(); });
+            // While a file system syncs, it holds up others' changes: better seldom and much.
+            wake_.wait_for(lock, kGathers, [this] { return end_ || hurry_; });
             if (waiting_.empty()) return;
             working_.swap(waiting_);
             lock.unlock();
@@ -225,7 +233,7 @@ private:
     std::condition_variable wake_, done_;
     std::map<std::string, fs::path> waiting_, working_;
     std::optional<Error> failure_;
-    bool end_ = false;
+    bool end_ = false, hurry_ = false;
     std::thread thread_;
 };
 

@@ -62,6 +62,7 @@ class Running(unittest.TestCase):
             self.assertGreater(len(folder.results("there")), 10)
             # What a launched node says is told, and its error is the run's.
             nodes["nodes"]["bad"] = {"use": "encoder:beats", "with": dict(TINY, checkpoint="nothing.safetensors")}
+            nodes["nodes"]["tuned"] = {"use": "fine-tune", "in": {"encoder": "bad", "data": "clips[frog]"}, "with": {"epochs": 1}}
             folder.write("nothing.safetensors", "nothing")
             folder.write("bad.json", nodes)
             ran = folder.run("run", "bad.json", "--out", "bad", "--store", "there-store", "--threads", "2", "--launch", "env",
@@ -152,7 +153,11 @@ class Running(unittest.TestCase):
                     os.link(folder.path / "sounds" / "0.wav", name)
                 rows.append(f"sounds/{i}.wav,{'ab'[i % 2]}")
             folder.write("clips.csv", "\n".join(rows) + "\n")
-            folder.write("p.json", {"biophony": 1, "nodes": {"clips": {"use": "dataset:table", "with": {"file": "clips.csv"}}}})
+            folder.write("p.json", {
+                "biophony": 1, "nodes": {
+                    "base": {"use": "encoder:beats", "with": TINY},
+                    "clips": {"use": "dataset:table", "with": {"file": "clips.csv"}},
+                    "expert": {"use": "fine-tune", "in": {"encoder": "base", "data": "clips"}}}})
             self.assertLess(self.interrupt(folder, "clips"), 2.0)
 
     def test_two_runs_in_one_directory(self):
