@@ -18,7 +18,8 @@ std::optional<std::string> Work::key_of(size_t i, Json& record) const {
             digests.back().push_back(done_[source]->result.digest);
         }
     }
-    return node_key(graph_, graph_.nodes[i], digests, registry_, options_.host, options_.threads, record);
+    record = keys_.record(i, digests);
+    return key_of_record(record);
 }
 
 bool Work::take(size_t i) {
@@ -28,6 +29,7 @@ bool Work::take(size_t i) {
     if (!key) return false;
     std::optional<StoredResult> found = store_.find(*key);
     if (!found) return false;
+    store_.used(*found);
     Done done{.result = std::move(*found), .cached = true};
     for (const Json& file : done.result.record.value("skipped", Json::array()))
         done.skipped.push_back({file.at("file"), file.at("reason")});
@@ -36,7 +38,7 @@ bool Work::take(size_t i) {
 }
 
 void Work::make(size_t i, const std::function<void(std::string_view)>& log,
-          const std::function<void(std::string_view)>& note, std::string& headline) {
+                const std::function<void(std::string_view)>& note, std::string& headline) {
     const GraphNode& node = graph_.nodes[i];
     Json record;
     const std::optional<std::string> key = key_of(i, record);

@@ -27,6 +27,7 @@ public:
           options_(options),
           observer_(observer),
           store_(options.store),
+          keys_(graph, registry, options.host, options.threads),
           done_(graph.nodes.size()) {}
 
     const Store& store() const { return store_; }
@@ -46,6 +47,7 @@ private:
     const RunOptions& options_;
     RunObserver& observer_;
     Store store_;
+    Keys keys_;
     std::vector<std::optional<Done>> done_;
     std::set<std::string> verified_;
 };
