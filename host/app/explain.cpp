@@ -11,6 +11,10 @@ namespace {
 
 using State = PlannedNode::State;
 
+std::string about(double seconds) {
+    return seconds < 1 ? "<1 s" : duration(seconds);
+}
+
 std::string short_hash(const std::string& hash) {
     return hash.size() > 12 ? hash.substr(0, 12) : hash;
 }
@@ -114,20 +118,25 @@ void print_difference(const Explanation& explanation) {
     const GraphNode& node = *explanation.planned->node;
     const StoreEntry* other = explanation.other;
     if (other == nullptr) {
-        fmt::print("\nThe store has no {}result of a {} node.\n", explanation.planned->result ? "other " : "",
-                   node.type->name);
+        if (explanation.planned->result)
+            fmt::print("\nThe store has no other result of this node.\n");
+        else
+            fmt::print("\nThe store has no result of a {} node.\n", node.type->name);
         return;
     }
     const bool own = other->text("node") == node.id;
     fmt::print("\nCompared with the nearest {}result of {}{}, made {} in {}\n  {}\n",
                explanation.planned->result ? "other " : "earlier ", own ? "this node" : other->text("node"),
-               own ? "" : " (this node has none)", other->text("finished"), duration(other->seconds()),
+               own ? "" : " (this node has none)", other->text("finished"), about(other->seconds()),
                other->folder.string());
     size_t width = 4;
     for (const Change& change : explanation.difference.changes) width = std::max(width, change.path().size());
     for (const Change& change : explanation.difference.changes)
         fmt::print("  {:<{}}  {} → {}\n", change.path(), width, brief(change.then), brief(change.now));
-    for (const InputChange& input : explanation.difference.inputs) fmt::print("  {}\n", input.in_words());
+    for (const std::string& words : in_words(explanation.difference.inputs)) fmt::print("  {}\n", words);
+    for (const InputChange& input : explanation.difference.inputs)
+        if (input.kind == InputChange::Kind::kPending)
+            fmt::print("  input {}: {} is not there yet\n", input.port, input.node);
     for (const std::string& line : explanation.found) fmt::print("  {}\n", line);
     if (explanation.difference.changes.empty() && explanation.difference.inputs.empty() && explanation.found.empty())
         fmt::print("  nothing differs\n");
@@ -140,10 +149,10 @@ void print(const Explanation& explanation, const Graph& graph) {
     const PlannedNode& planned = *explanation.planned;
     const GraphNode& node = *planned.node;
     fmt::print("{}  {}{}\n", node.id, node.item == nullptr ? node.type->name : node.item->name(),
-               node.implied ? ", implied by the table" : "");
+               node.implied ? ", implied" : "");
     if (planned.state == State::kCached) {
         fmt::print("  cached: made {} in {}{}\n  {}\n", planned.result->record.value("finished", "?"),
-                   duration(planned.seconds.value_or(0)),
+                   about(planned.seconds.value_or(0)),
                    planned.result->record.value("headline", "").empty()
                        ? ""
                        : ", " + planned.result->record.value("headline", ""),
@@ -152,7 +161,7 @@ void print(const Explanation& explanation, const Graph& graph) {
         fmt::print("  {}\n  {}\n", planned.reason, planned.result->folder.string());
     } else {
         fmt::print("  to run: {}{}\n", planned.reason,
-                   planned.seconds ? fmt::format(" (about {})", duration(*planned.seconds)) : "");
+                   planned.seconds ? fmt::format(" (about {})", about(*planned.seconds)) : "");
     }
     print_difference(explanation);
 

@@ -1,5 +1,8 @@
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <map>
+
 #include "app/command.hpp"
 #include "app/console.hpp"
 
@@ -39,6 +42,29 @@ void print_records(const Plan& plan, const Graph& graph, const std::string& file
     fmt::print("{}\n", out.dump(1, ' ', false, Json::error_handler_t::replace));
 }
 
+std::string about(double seconds) {
+    return seconds < 1 ? "<1 s" : duration(seconds);
+}
+
+/// The nodes' own reasons, those of the most nodes first; what waits for others and has none follows from them.
+void print_reasons(const Plan& plan) {
+    std::map<std::string, size_t> counts;
+    size_t follow = 0;
+    for (const PlannedNode& planned : plan.nodes) {
+        if (planned.state != PlannedNode::State::kRun || planned.earlier == nullptr) continue;
+        const std::vector<std::string> reasons = planned.difference.in_words(planned.node->type->name);
+        follow += reasons.empty() && !planned.waits.empty() ? 1 : 0;
+        for (const std::string& reason : reasons) ++counts[reason];
+    }
+    std::vector<std::pair<std::string, size_t>> sorted(counts.begin(), counts.end());
+    std::stable_sort(sorted.begin(), sorted.end(), [](const auto& a, const auto& b) { return a.second > b.second; });
+    constexpr size_t kShown = 5;
+    for (size_t i = 0; i < std::min(kShown, sorted.size()); ++i)
+        fmt::print("  {:>5}  {}\n", sorted[i].second, sorted[i].first);
+    if (sorted.size() > kShown) fmt::print("         … and {} more\n", sorted.size() - kShown);
+    if (follow > 0) fmt::print("  {:>5}  only wait for others, and may turn out unchanged\n", follow);
+}
+
 }  // namespace
 
 int plan_command(const std::vector<std::string>& arguments) {
@@ -71,14 +97,16 @@ int plan_command(const std::vector<std::string>& arguments) {
     for (const PlannedNode& planned : plan.nodes)
         fmt::print("{:<7} {:<{}}  {:<{}}  {:>9}  {}{}\n", to_string(planned.state), planned.node->id, width,
                    use_of(*planned.node), use_width,
-                   planned.state != PlannedNode::State::kRun || !planned.seconds ? "" : duration(*planned.seconds),
-                   planned.reason, planned.node->implied ? " (implied by the table)" : "");
+                   planned.state != PlannedNode::State::kRun || !planned.seconds ? "" : about(*planned.seconds),
+                   planned.reason, planned.node->implied ? " (implied)" : "");
     fmt::print("{} of {} nodes to run", plan.to_run, plan.nodes.size());
-    if (plan.to_run > plan.without_estimate) fmt::print(", about {}", duration(plan.seconds));
-    if (plan.without_estimate > 0)
-        fmt::print("; of {} no earlier result says how long {} take{}", plan.without_estimate,
-                   plan.without_estimate == 1 ? "it" : "they", plan.without_estimate == 1 ? "s" : "");
+    if (plan.to_run > plan.without_estimate) fmt::print(", about {}", about(plan.seconds));
+    if (plan.without_estimate == plan.to_run && plan.to_run > 0)
+        fmt::print("; how long they take isn't known, as none ran before with this store");
+    else if (plan.without_estimate > 0)
+        fmt::print(" and {} that never ran before", plan.without_estimate);
     fmt::print("\n");
+    print_reasons(plan);
     return 0;
 }
 

@@ -34,7 +34,10 @@ std::string use_of(const GraphNode& node) {
 
 /// The box that a node goes to.
 std::string key_of(const GraphNode& node) {
-    if (node.implied) return fmt::format("{}: {}", node.id.substr(0, node.id.find(':')), node.type->name);
+    if (node.implied) {
+        const std::string by = node.id.substr(0, node.id.find(':'));
+        return by == node.type->name ? by : fmt::format("{}: {}", by, node.type->name);
+    }
     if (node.axes.empty()) return node.stem;
     std::vector<std::string> axes;
     for (const auto& [axis, value] : node.axes) axes.push_back(axis);
@@ -63,6 +66,11 @@ std::string for_mermaid(const std::string& text) {
         }
     }
     return out;
+}
+
+/// What stands below the name; empty where the name says it.
+std::string second_line(const Box& box) {
+    return box.name == box.use || box.name.ends_with(": " + box.use) ? "" : box.use;
 }
 
 std::string count_of(const Box& box) {
@@ -107,7 +115,8 @@ std::string as_dot(const Diagram& diagram) {
         const Look& look = look_of(box.output);
         // The line break is Graphviz's own, so it isn't escaped.
         std::string label = quoted(box.name + count_of(box));
-        label.insert(label.size() - 1, "\\n" + quoted(box.use).substr(1, quoted(box.use).size() - 2));
+        if (const std::string use = quoted(second_line(box)); use.size() > 2)
+            label.insert(label.size() - 1, "\\n" + use.substr(1, use.size() - 2));
         out += fmt::format("  n{} [label={}, shape={}, fillcolor=\"{}\"{}];\n", i, label, look.dot_shape, look.colour,
                            box.implied ? ", style=\"filled,dashed\"" : "");
     }
@@ -123,8 +132,9 @@ std::string as_mermaid(const Diagram& diagram) {
     for (size_t i = 0; i < diagram.boxes.size(); ++i) {
         const Box& box = diagram.boxes[i];
         const Look& look = look_of(box.output);
-        out += fmt::format("  n{}{}\"{}{}<br/>{}\"{}\n", i, look.mermaid_open, for_mermaid(box.name), count_of(box),
-                           for_mermaid(box.use), look.mermaid_close);
+        const std::string use = for_mermaid(second_line(box));
+        out += fmt::format("  n{}{}\"{}{}{}{}\"{}\n", i, look.mermaid_open, for_mermaid(box.name), count_of(box),
+                           use.empty() ? "" : "<br/>", use, look.mermaid_close);
         std::string& list = classes[box.output];
         list += fmt::format("{}n{}", list.empty() ? "" : ",", i);
         if (box.implied) implied += fmt::format("{}n{}", implied.empty() ? "" : ",", i);

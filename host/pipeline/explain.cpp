@@ -72,7 +72,8 @@ private:
             out.told_before = true;
             return out;
         }
-        const StoreEntry* then = plan_.index->with_digest(digest, node.id);
+        // Equal results may have been made in several ways.
+        const StoreEntry* then = nearest_result(plan_.index->with_digest(digest, node.id), planned, "");
         if (then == nullptr || then->text("type") != node.type->name) {
             out.reasons.push_back("the result that it had is no longer in the store");
             return out;
@@ -105,7 +106,8 @@ Explanation explain_node(const Graph& graph, const Plan& plan, size_t n) {
     const GraphNode& node = graph.nodes[n];
     Explanation out{.planned = &planned};
     out.other = nearest_result(plan.index->of_node(node.type->name, node.id), planned, planned.key);
-    if (out.other == nullptr) out.other = nearest_result(plan.index->of_type(node.type->name), planned, planned.key);
+    if (out.other == nullptr && !planned.result)
+        out.other = nearest_result(plan.index->of_type(node.type->name), planned, planned.key);
     if (out.other == nullptr) return out;
     out.difference = difference_to(*out.other, planned, graph, *plan.index);
     if (planned.result && node.type->volatile_source)

@@ -18,7 +18,8 @@ struct Cause {
 
 struct Explanation {
     const PlannedNode* planned = nullptr;
-    /// The nearest other result: of this node, or where there is none of a node of the same type; may be null.
+    /// The nearest other result of this node; where it has none, and is to run, of a node of the same type. May be
+    /// null.
     const StoreEntry* other = nullptr;
     Difference difference;           ///< to `other`
     std::vector<std::string> found;  ///< what a data set found otherwise than `other`, in words

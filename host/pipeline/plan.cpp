@@ -92,23 +92,43 @@ std::string joined(const std::vector<std::string>& reasons) {
     return fmt::format("{}", fmt::join(reasons, "; "));
 }
 
-std::string InputChange::in_words() const {
-    const std::string name = node.empty() ? brief(Json(then)) : node;
-    switch (kind) {
-        case Kind::kNew: return fmt::format("input {}: {} is new", port, name);
-        case Kind::kGone: return fmt::format("input {}: {} is gone", port, name);
-        case Kind::kOrder: return fmt::format("input {}: its order changed", port);
-        case Kind::kPending: return fmt::format("input {}: {} is not there yet", port, name);
-        case Kind::kChanged: break;
+std::vector<std::string> in_words(const std::vector<InputChange>& inputs) {
+    using Kind = InputChange::Kind;
+    std::vector<std::string> out;
+    std::vector<std::pair<std::string, Kind>> told;
+    for (const InputChange& first : inputs) {
+        const std::pair group(first.port, first.kind);
+        if (first.kind == Kind::kPending || std::find(told.begin(), told.end(), group) != told.end()) continue;
+        told.push_back(group);
+        if (first.kind == Kind::kOrder) {
+            out.push_back(fmt::format("input {}: its order changed", first.port));
+            continue;
+        }
+        std::vector<std::string> names;
+        for (const InputChange& input : inputs)
+            if (std::pair(input.port, input.kind) == group)
+                names.push_back(input.node.empty() ? brief(Json(input.then)) : input.node);
+        const bool one = names.size() == 1;
+        constexpr size_t kShown = 3;
+        std::string list;
+        if (names.size() <= kShown) {
+            for (size_t i = 0; i < names.size(); ++i)
+                list += (i == 0 ? "" : i + 1 == names.size() ? " and " : ", ") + names[i];
+        } else {
+            list = fmt::format("{}, {} and {} more", names[0], names[1], names.size() - 2);
+        }
+        out.push_back(fmt::format("input {}: {} {}", first.port, list,
+                                  first.kind == Kind::kChanged ? "changed"
+                                  : first.kind == Kind::kNew   ? (one ? "is new" : "are new")
+                                                               : (one ? "is gone" : "are gone")));
     }
-    return fmt::format("input {}: {} changed", port, name);
+    return out;
 }
 
 std::vector<std::string> Difference::in_words(std::string_view type) const {
     std::vector<std::string> out;
     for (const Change& change : changes) out.push_back(biophony::in_words(change, type));
-    for (const InputChange& input : inputs)
-        if (input.kind != InputChange::Kind::kPending) out.push_back(input.in_words());
+    for (std::string& words : biophony::in_words(inputs)) out.push_back(std::move(words));
     return out;
 }
 
@@ -117,8 +137,8 @@ Difference difference_to(const StoreEntry& earlier, const PlannedNode& planned, 
     const Json& then = record_of(earlier);
     Difference out{.changes = differences(without_inputs(then), without_inputs(planned.record))};
     const auto known_as = [&](const std::string& digest, const std::string& like) {
-        const StoreEntry* entry = index.with_digest(digest, like);
-        return entry == nullptr ? std::string() : entry->text("node");
+        const std::vector<const StoreEntry*> results = index.with_digest(digest, like);
+        return results.empty() ? std::string() : results.front()->text("node");
     };
     const auto same_node = [](const std::string& digest_now) {
         return digest_now.empty() ? InputChange::Kind::kPending : InputChange::Kind::kChanged;

@@ -26,16 +26,18 @@ struct InputChange {
     } kind = Kind::kChanged;
     std::string node;  ///< id; where it is gone as far as the store knows it, else empty
     std::string then;  ///< digest; empty for new ones
-
-    std::string in_words() const;  ///< "input data: clips[bird] changed"
 };
+
+/// "input data: clips[bird] changed", "input scores: a, b and 3 more are new": one line per port and kind, without
+/// pending ones.
+std::vector<std::string> in_words(const std::vector<InputChange>& inputs);
 
 /// How a node differs from an earlier result.
 struct Difference {
     std::vector<Change> changes;  ///< of the key's record without the inputs
     std::vector<InputChange> inputs;
 
-    /// Without pending inputs.
+    /// The changes, then the inputs.
     std::vector<std::string> in_words(std::string_view type) const;
 };
 

@@ -37,11 +37,14 @@ const std::vector<const StoreEntry*>& StoreIndex::of_type(const std::string& typ
     return at(by_type_, type);
 }
 
-const StoreEntry* StoreIndex::with_digest(const std::string& digest, std::string_view node) const {
+std::vector<const StoreEntry*> StoreIndex::with_digest(const std::string& digest, std::string_view node) const {
     const auto [begin, end] = by_digest_.equal_range(digest);
-    for (auto entry = begin; entry != end; ++entry)
-        if (entry->second->text("node") == node) return entry->second;
-    return begin == end ? nullptr : begin->second;
+    List all, own;
+    for (auto entry = begin; entry != end; ++entry) {
+        all.push_back(entry->second);
+        if (entry->second->text("node") == node) own.push_back(entry->second);
+    }
+    return own.empty() ? all : own;
 }
 
 std::optional<double> StoreIndex::usual_seconds(const std::string& type, const std::string& stem) const {

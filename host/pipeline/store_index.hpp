@@ -23,8 +23,8 @@ public:
     /// Results of the node with this id and type.
     const std::vector<const StoreEntry*>& of_node(const std::string& type, const std::string& node) const;
     const std::vector<const StoreEntry*>& of_type(const std::string& type) const;
-    /// The result with this digest; where several are equal, one of this node, if there is one.
-    const StoreEntry* with_digest(const std::string& digest, std::string_view node) const;
+    /// The results with this digest; where some are of this node, only those.
+    std::vector<const StoreEntry*> with_digest(const std::string& digest, std::string_view node) const;
     /// The median time of this type's results of nodes with this stem: "expert" has that of "expert[bird]".
     std::optional<double> usual_seconds(const std::string& type, const std::string& stem) const;
 
