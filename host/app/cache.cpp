@@ -85,12 +85,12 @@ void list(const std::vector<StoreEntry>& entries, const fs::path& store, bool js
                    "size", "took", "made", "last used");
     for (const StoreEntry* entry : sorted)
         fmt::print("{:<{}}  {:<{}}  {:>9}  {:>12}  {:<20}  {:<20}  {}\n", entry->text("type"), type_width,
-                   node_of(*entry), node_width, bytes_text(entry->bytes), duration(entry->seconds()),
+                   node_of(*entry), node_width, bytes_text(entry->bytes), about(entry->seconds()),
                    entry->text("finished"), time_text(entry->used), entry->key.substr(0, 12));
     fmt::print("{}", entries.empty() ? "" : "\n");
     for (const auto& [type, total] : totals)
         fmt::print("{:<{}}  {:>6} result{}  {:>9}  made in {}\n", type.empty() ? "?" : type, type_width, total.results,
-                   total.results == 1 ? " " : "s", bytes_text(total.bytes), duration(total.seconds));
+                   total.results == 1 ? " " : "s", bytes_text(total.bytes), about(total.seconds));
     fmt::print("{} results, {}, in {}\n", entries.size(), bytes_text(all.bytes), store.string());
 }
 

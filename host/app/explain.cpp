@@ -11,10 +11,6 @@ namespace {
 
 using State = PlannedNode::State;
 
-std::string about(double seconds) {
-    return seconds < 1 ? "<1 s" : duration(seconds);
-}
-
 std::string short_hash(const std::string& hash) {
     return hash.size() > 12 ? hash.substr(0, 12) : hash;
 }
@@ -141,7 +137,7 @@ void print_difference(const Explanation& explanation) {
     if (explanation.difference.changes.empty() && explanation.difference.inputs.empty() && explanation.found.empty())
         fmt::print("  nothing differs\n");
     if (explanation.causes.empty()) return;
-    fmt::print("\nWhy the inputs changed\n");
+    fmt::print("\nWhy the inputs changed, or may change\n");
     print_causes(explanation.causes, 1);
 }
 

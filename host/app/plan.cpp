@@ -42,10 +42,6 @@ void print_records(const Plan& plan, const Graph& graph, const std::string& file
     fmt::print("{}\n", out.dump(1, ' ', false, Json::error_handler_t::replace));
 }
 
-std::string about(double seconds) {
-    return seconds < 1 ? "<1 s" : duration(seconds);
-}
-
 /// The nodes' own reasons, those of the most nodes first; what waits for others and has none follows from them.
 void print_reasons(const Plan& plan) {
     std::map<std::string, size_t> counts;

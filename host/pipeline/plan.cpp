@@ -40,10 +40,18 @@ Json without_inputs(const Json& record) {
 
 size_t distance(const Json& then, const PlannedNode& planned) {
     size_t count = differences(without_inputs(then), without_inputs(planned.record)).size();
-    for (const auto& [port, digests] : planned.digests) {
-        const std::vector<std::string> before = digests_then(then, port);
-        for (size_t i = 0; i < std::max(before.size(), digests.size()); ++i)
-            if (i >= before.size() || i >= digests.size() || (!digests[i].empty() && digests[i] != before[i])) ++count;
+    for (const auto& [port, now] : planned.digests) {
+        std::vector<std::string> gone = digests_then(then, port);
+        if (gone == now) continue;
+        size_t added = 0, unknown = 0;
+        for (const std::string& digest : now)
+            if (const auto same = std::find(gone.begin(), gone.end(), digest); same != gone.end())
+                gone.erase(same);
+            else
+                ++(digest.empty() ? unknown : added);
+        // One that isn't there yet may turn out to be any of those.
+        const size_t lost = gone.size() - std::min(gone.size(), unknown);
+        count += std::max({added, lost, size_t{unknown == 0}});
     }
     return count;
 }

@@ -205,6 +205,15 @@ TEST_CASE("a reason says what changed since the nearest earlier result") {
         world.with("expert[taxon]") = Json::object();
         CHECK(world.reason("expert[bird]") == "run: parameter epochs is gone (was 5)");
     }
+    SECTION("more than three changes are counted") {
+        world.pipeline["nodes"]["expert[taxon]"]["seed"] = 4;
+        world.with("expert[taxon]") = {{"epochs", 6}, {"note", "x"}};
+        world.use_types("sources 2");
+        world.use_build("build 2");
+        CHECK(world.reason("expert[bird]") ==
+              "run: parameter epochs: 5 → 6; parameter note is new: x; plugin encoder:beats was rebuilt; 2 more; waits "
+              "for base");
+    }
     SECTION("a seed") {
         world.pipeline["nodes"]["expert[taxon]"]["seed"] = 4;
         CHECK(world.reason("expert[frog]") == "run: seed 0 → 4");
@@ -217,10 +226,9 @@ TEST_CASE("a reason says what changed since the nearest earlier result") {
     }
     SECTION("another merger") {
         world.with("merged")["stages"] = Json::parse(R"([{"use": "merger:ties.global"}])");
-        CHECK(
-            world.reason("merged") ==
-            "run: parameter stages.0.use: merger:average → merger:ties.global; parameter stages.0.with.density is new: "
-            "0.2; plugin merger:average takes no part any more; 1 more");
+        CHECK(world.reason("merged") ==
+              "run: parameter stages.0.use: merger:average → merger:ties.global; plugin merger:average takes no part "
+              "any more; plugin merger:ties.global takes part now");
     }
     SECTION("the node type's sources") {
         world.use_types("sources 2");
