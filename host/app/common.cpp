@@ -117,8 +117,7 @@ Graph load_pipeline(const options::variables_map& values, const Registry& regist
             } catch (const Error& error) {
                 throw Error(Code::kInvalid, error.message(), error.where());
             }
-            const JsonText json = JsonText::parse(text, file, problems);
-            if (problems.empty()) overrides.params_files.emplace_back(fs::absolute(file), json.value());
+            overrides.params_files.push_back(JsonText::parse(std::move(text), file, problems));
         }
     if (values.count("set") > 0)
         for (const std::string& text : values["set"].as<std::vector<std::string>>())

@@ -32,6 +32,7 @@ std::vector<std::string> lines_of(const std::string& text) {
 }
 
 Overrides overrides_beside(const fs::path& file) {
+    std::vector<Diagnostic> problems;
     Overrides out{.working_folder = kFolder / "elsewhere"};
     const fs::path args = fs::path(file).replace_extension(".args");
     if (!fs::exists(args)) return out;
@@ -40,7 +41,7 @@ Overrides overrides_beside(const fs::path& file) {
         if (line.starts_with("--set "))
             out.set.push_back(parse_set(value));
         else
-            out.params_files.emplace_back(value, read_json(out.working_folder / value));
+            out.params_files.push_back(JsonText::parse(read_file(out.working_folder / value), value, problems));
     }
     return out;
 }
@@ -62,7 +63,9 @@ std::string told(const std::vector<Diagnostic>& problems) {
     std::string out;
     for (const Diagnostic& problem : problems) {
         std::string line = problem.text();
-        if (problem.where.line > 0) line = line.substr(problem.where.file.size() + 1);  // "3:7: …"
+        const fs::path file = problem.where.file;
+        if (problem.where.line > 0 && file.extension() == ".json" && file.parent_path().filename() != "parts")
+            line = line.substr(problem.where.file.size() + 1);  // of the pipeline itself: "3:7: …"
         if (problem.code != Code::kInvalid) line += fmt::format(" [status {}]", static_cast<int>(problem.code));
         out += line + "\n";
     }
