@@ -35,6 +35,8 @@ public:
     const std::string& file() const { return file_; }
     /// The place of the value at `pointer`, or of the nearest enclosing value that the text has.
     Where where(std::string_view pointer) const;
+    /// Whether the text itself has a value at `pointer`.
+    bool has(std::string_view pointer) const { return places_.contains(pointer); }
 
 private:
     Json value_;

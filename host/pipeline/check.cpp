@@ -288,7 +288,16 @@ private:
             if (node.type != nullptr && port == nullptr) {
                 edges_known_ = false;
                 misspelt.insert(nearest(name, ports));
-                definition_.problem(at,
+                // Of a pipeline's node, where the name of the port stands, not what is given to it.
+                const Inlined* inlined = definition_.inlined(key.key);
+                const std::string own =
+                    inlined == nullptr
+                        ? at
+                        : pointer_join(pointer_join(pointer_join("/pipelines", inlined->pipeline) + "/nodes",
+                                                    inlined->name) +
+                                           "/in",
+                                       name);
+                definition_.problem(own,
                                     fmt::format("{} has no port '{}'{}", node.type->name, name,
                                                 ports.empty() ? "; it takes no inputs" : did_you_mean(name, ports)));
                 continue;
@@ -428,9 +437,11 @@ private:
         const NodeKey* target = expansion_.key_of_stem(stem);
         if (target == nullptr) return find_no_node(stem);
         if (const Inlined* inlined = definition_.inlined(target->key);
-            inlined != nullptr && !inlined->output && (inside == nullptr || inside->user != inlined->user))
+            inlined != nullptr && !inlined->output && (inside == nullptr || inside->user != inlined->user)) {
+            if (outputs_of(inlined->stem).empty()) return out;  // they have problems themselves
             return wrong(fmt::format("'{}' is inside of the pipeline '{}', of which others can use {}", stem,
                                      inlined->pipeline, any_of(outputs_of(inlined->stem))));
+        }
         if (target->broken) return out;
         const std::vector<const Axis*>& axes = target->axes;
         if (open == std::string::npos) {

@@ -192,6 +192,7 @@ void Definition::read_file_at(const std::string& address, const std::string& nam
     const fs::path full = (folder(address) / name).lexically_normal();
     const fs::path shown = fs::path(shown_folder_) / name;
     std::error_code failed;
+    json_[Json::json_pointer(address)] = nullptr;
     if (!fs::exists(full, failed))
         return problem(address, fmt::format("file not found: {}{}", full.string(), nearest_file(full)));
     if (!fs::is_regular_file(full, failed) || fs::file_size(full, failed) > kMostText)
@@ -204,7 +205,7 @@ void Definition::read_file_at(const std::string& address, const std::string& nam
     }
     const size_t before = problems_.size();
     auto text = std::make_shared<JsonText>(JsonText::parse(std::move(content), shown.string(), problems_));
-    json_[Json::json_pointer(address)] = problems_.size() == before ? text->value() : Json(nullptr);
+    if (problems_.size() == before) json_[Json::json_pointer(address)] = text->value();
     overrides_[address] = {
         .name = shown.string(), .folder = full.parent_path(), .hidden = address, .text = std::move(text)};
 }
@@ -217,6 +218,7 @@ void Definition::inline_nodes(const std::string& user, Json nodes, std::map<std:
         if (json_["nodes"].contains(key)) {
             problem(address, fmt::format("there is a node '{}' already, of '{}'; rename one", key, user));
             inlined.erase(key);
+            broken_users_.insert(user.substr(0, user.find('[')));
             continue;
         }
         json_["nodes"][key] = std::move(node);
@@ -277,6 +279,11 @@ std::string Definition::origin(std::string address) const {
 Where Definition::where(const std::string& address) const {
     const std::string at = origin(address);
     const Override* by = override_of(at);
+    // What the command line made on the way to something deeper comes from there, too.
+    if (by == nullptr && !text_.has(at))
+        if (const auto below = overrides_.lower_bound(at + "/");
+            below != overrides_.end() && below->first.starts_with(at + "/"))
+            by = &below->second;
     if (by == nullptr) return text_.where(at);
     const std::string below = at.substr(std::min(by->hidden.size(), at.size()));
     return by->text != nullptr ? by->text->where(below) : Where{.file = by->name, .pointer = below};

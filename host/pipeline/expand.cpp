@@ -70,14 +70,18 @@ void read_axis(Definition& definition, Axis& axis) {
     axis.broken = !good;
 }
 
-std::vector<std::string> texts_of(const Axis& axis) {
-    std::vector<std::string> out;
-    for (const AxisValue& value : axis.values) out.push_back(value.text);
-    return out;
-}
-
 std::string text_of(const Json& value) {
     return value.is_string() ? value.get<std::string>() : value.dump();
+}
+
+/// The values of an axis, and those that it has in the file where the command line has changed it.
+std::vector<std::string> texts_in_file(const Definition& definition, const Axis& axis) {
+    std::vector<std::string> out;
+    for (const AxisValue& value : axis.values) out.push_back(value.text);
+    const Json all = definition.original_axis(axis.name);
+    for (size_t i = 0; all.is_array() && i < all.size(); ++i)
+        if (!axis.place.contains(text_of(all[i]))) out.push_back(text_of(all[i]));
+    return out;
 }
 
 void read_exclusions(Definition& definition, Expansion& out) {
@@ -134,12 +138,10 @@ void read_exclusions(Definition& definition, Expansion& out) {
                         taken[place->second] = any = true;
                     } else {
                         // Where the command line has shortened the axis, what the file has stays right.
-                        const Json all = definition.original_axis(name);
-                        if (!all.is_array() || std::none_of(all.begin(), all.end(), [&](const Json& other) {
-                                return text_of(other) == text_of(value);
-                            }))
+                        const std::vector<std::string> all = texts_in_file(definition, axis);
+                        if (std::find(all.begin(), all.end(), text_of(value)) == all.end())
                             bad(at, fmt::format("'{}' is no value of the axis '{}'{}", text_of(value), name,
-                                                did_you_mean(text_of(value), texts_of(axis))));
+                                                did_you_mean(text_of(value), all)));
                     }
                 }
                 exclusion.idle |= !any;
@@ -430,9 +432,8 @@ bool check_overlay_field(Definition& definition, const Expansion& expansion, con
                  std::any_of(values.begin(), values.end(), [](const auto& value) { return value != "*"; });
     for (size_t a = 0; known && a < values.size(); ++a) {
         if (values[a] == "*" || key.axes[a]->place.contains(values[a])) continue;
-        const Json all = definition.original_axis(key.axes[a]->name);
-        known = all.is_array() &&
-                std::any_of(all.begin(), all.end(), [&](const Json& other) { return text_of(other) == values[a]; });
+        const std::vector<std::string> all = texts_in_file(definition, *key.axes[a]);
+        known = std::find(all.begin(), all.end(), values[a]) != all.end();
     }
     if (known) return false;
     definition.problem(
@@ -508,6 +509,16 @@ void put_node_overrides(Definition& definition, const Expansion& expansion, cons
         const std::string pipeline = key == nullptr ? "" : pipeline_used(definition, key->address);
         const std::string params = pipeline.empty() ? "" : pointer_join("/pipelines", pipeline) + "/params";
         if (users) {
+            const size_t bracket = name.find('[');
+            const NodeKey* near = expansion.key_of_stem(name.substr(0, bracket));
+            if (key == nullptr && bracket != std::string::npos && near != nullptr && !near->broken &&
+                !pipeline_used(definition, near->address).empty()) {
+                std::vector<std::string> names;
+                for (size_t i = 0; i < near->count; ++i) names.push_back(expansion.instances[near->first + i].id);
+                const std::string id = name.substr(0, std::min(name.find(']'), name.size() - 1) + 1);
+                definition.problem(where, fmt::format("there is no node '{}'{}", id, did_you_mean(id, names)));
+                done.insert(given);
+            }
             if (pipeline.empty()) continue;
             const Json* inside = definition.find(pointer_join("/pipelines", pipeline) + "/nodes");
             const Json* outputs = definition.find(pointer_join("/pipelines", pipeline) + "/outputs");

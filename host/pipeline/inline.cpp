@@ -78,7 +78,7 @@ public:
         if (!good_) return false;
         pipeline_.json = found;
         check_keys();
-        if (!good_) return false;
+        if (!shaped_) return false;
         check_inputs();
         check_params();
         check_outputs();
@@ -110,8 +110,8 @@ private:
             const std::string below = pointer_join("", key);
             if (key == "axes" || key == "exclude")
                 wrong(below,
-                      fmt::format("found \"{}\", which a pipeline of \"pipelines\" has not; the axes are those of "
-                                  "the node that uses it",
+                      fmt::format("found \"{}\", and a pipeline of \"pipelines\" has no axes but those of the node that "
+                                         "uses it",
                                   key));
             else if (key == "pipelines")
                 wrong(below, "found \"pipelines\" inside of a pipeline of \"pipelines\"; there is one level of them");
@@ -126,21 +126,25 @@ private:
         for (const char* key : {"$schema", "name", "description"})
             if (file && json.contains(key) && !json[key].is_string())
                 wrong(pointer_join("", key), fmt::format("found {}, expected a text", describe(json[key])));
+        auto misshaped = [&](const std::string& below, const std::string& message) {
+            wrong(below, message);
+            shaped_ = false;
+        };
         for (const char* key : {"nodes", "outputs"})
             if (!json.contains(key))
-                wrong("", fmt::format("the key \"{}\" is missing{}", key,
+                misshaped("", fmt::format("the key \"{}\" is missing{}", key,
                                       std::string_view(key) == "outputs"
                                           ? ", expected an object, name → node: what others may refer to"
                                           : ", expected an object of nodes"));
             else if (!json[key].is_object() || json[key].empty())
-                wrong(pointer_join("", key),
+                misshaped(pointer_join("", key),
                       fmt::format("found {}, expected an object with at least one {}", describe(json[key]),
                                   std::string_view(key) == "nodes" ? "node" : "output"));
         if (json.contains("params") && !json["params"].is_object())
-            wrong("/params", fmt::format("found {}, expected an object, name → default, or null for none",
+            misshaped("/params", fmt::format("found {}, expected an object, name → default, or null for none",
                                          describe(json["params"])));
         if (json.contains("inputs") && !json["inputs"].is_array())
-            wrong("/inputs", fmt::format("found {}, expected a list of names", describe(json["inputs"])));
+            misshaped("/inputs", fmt::format("found {}, expected a list of names", describe(json["inputs"])));
     }
 
     void check_inputs() {
@@ -285,6 +289,7 @@ private:
     Definition& definition_;
     Pipeline& pipeline_;
     std::set<std::string> inputs_used_;
+    bool shaped_ = true;  ///< what holds nodes, outputs, params and inputs is of the right kind
     bool good_ = true;
 };
 

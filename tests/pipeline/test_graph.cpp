@@ -84,6 +84,11 @@ std::string told(const Graph& graph) {
             out += "\n";
         }
     }
+    for (const GraphOutput& output : graph.outputs) {
+        out += fmt::format("output {}{}:", output.name, output.many ? "/" : "");
+        for (const size_t n : output.nodes) out += " " + graph.nodes.at(n).id;
+        out += "\n";
+    }
     return without_folder(out);
 }
 
@@ -94,6 +99,11 @@ std::vector<std::string> by_id(const Graph& graph) {
         std::string line = fmt::format("{} {} {}", node.id, node.seed, canonical(node.params));
         for (const auto& [port, sources] : node.inputs)
             for (const size_t source : sources) line += " " + port + ":" + graph.nodes.at(source).id;
+        out.push_back(line);
+    }
+    for (const GraphOutput& output : graph.outputs) {
+        std::string line = "output " + output.name + (output.many ? "/" : "");
+        for (const size_t n : output.nodes) line += " " + graph.nodes.at(n).id;
         out.push_back(line);
     }
     std::sort(out.begin(), out.end());
