@@ -293,10 +293,10 @@ private:
                 const std::string own =
                     inlined == nullptr
                         ? at
-                        : pointer_join(pointer_join(pointer_join("/pipelines", inlined->pipeline) + "/nodes",
-                                                    inlined->name) +
-                                           "/in",
-                                       name);
+                        : pointer_join(
+                              pointer_join(pointer_join("/pipelines", inlined->pipeline) + "/nodes", inlined->name) +
+                                  "/in",
+                              name);
                 definition_.problem(own,
                                     fmt::format("{} has no port '{}'{}", node.type->name, name,
                                                 ports.empty() ? "; it takes no inputs" : did_you_mean(name, ports)));

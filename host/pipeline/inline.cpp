@@ -109,10 +109,10 @@ private:
             if (std::find(keys.begin(), keys.end(), key) != keys.end()) continue;
             const std::string below = pointer_join("", key);
             if (key == "axes" || key == "exclude")
-                wrong(below,
-                      fmt::format("found \"{}\", and a pipeline of \"pipelines\" has no axes but those of the node that "
-                                         "uses it",
-                                  key));
+                wrong(below, fmt::format(
+                                 "found \"{}\", and a pipeline of \"pipelines\" has no axes but those of the node that "
+                                 "uses it",
+                                 key));
             else if (key == "pipelines")
                 wrong(below, "found \"pipelines\" inside of a pipeline of \"pipelines\"; there is one level of them");
             else
@@ -133,16 +133,16 @@ private:
         for (const char* key : {"nodes", "outputs"})
             if (!json.contains(key))
                 misshaped("", fmt::format("the key \"{}\" is missing{}", key,
-                                      std::string_view(key) == "outputs"
-                                          ? ", expected an object, name → node: what others may refer to"
-                                          : ", expected an object of nodes"));
+                                          std::string_view(key) == "outputs"
+                                              ? ", expected an object, name → node: what others may refer to"
+                                              : ", expected an object of nodes"));
             else if (!json[key].is_object() || json[key].empty())
                 misshaped(pointer_join("", key),
-                      fmt::format("found {}, expected an object with at least one {}", describe(json[key]),
-                                  std::string_view(key) == "nodes" ? "node" : "output"));
+                          fmt::format("found {}, expected an object with at least one {}", describe(json[key]),
+                                      std::string_view(key) == "nodes" ? "node" : "output"));
         if (json.contains("params") && !json["params"].is_object())
             misshaped("/params", fmt::format("found {}, expected an object, name → default, or null for none",
-                                         describe(json["params"])));
+                                             describe(json["params"])));
         if (json.contains("inputs") && !json["inputs"].is_array())
             misshaped("/inputs", fmt::format("found {}, expected a list of names", describe(json["inputs"])));
     }

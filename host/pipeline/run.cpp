@@ -137,6 +137,17 @@ RunResult run_graph(const Graph& graph, const Registry& registry, const RunOptio
     std::error_code ignored;
     for (const auto& entry : fs::directory_iterator(out / "nodes", ignored))
         if (!folders.contains(entry.path().filename().string())) fs::remove_all(entry.path(), ignored);
+    fs::remove_all(out / "outputs");
+    Json outputs = Json::object();
+    for (const GraphOutput& output : graph.outputs) {
+        outputs[output.name] = Json::array();
+        for (const size_t n : output.nodes) {
+            outputs[output.name].push_back(graph.nodes[n].id);
+            const fs::path target = out / "outputs" / output.name;
+            if (const auto& done = work.done()[n])
+                expose(done->result, output.many ? target / folder_name(graph.nodes[n].id) : target);
+        }
+    }
     for (const SkippedFile& file : result.skipped)
         skipped_rows += csv_field(file.file) + "," + csv_field(file.reason) + "\n";
     write_json(out / "metrics.json", metrics);
@@ -162,6 +173,7 @@ RunResult run_graph(const Graph& graph, const Registry& registry, const RunOptio
                   {"threads", options.threads},
                   {"system", fmt::format("{} {} {}", system.sysname, system.release, system.machine)}}},
                 {"store", fs::absolute(options.store).lexically_normal().string()},
+                {"outputs", outputs},
                 {"nodes", nodes}});
     if (failure) throw *failure;
     return result;
