@@ -171,8 +171,7 @@ RunOptions run_options(const options::variables_map& values, const std::vector<s
 
 void print_problems(const std::vector<Diagnostic>& problems) {
     constexpr size_t kMostShown = 100;
-    for (size_t i = 0; i < std::min(problems.size(), kMostShown); ++i)
-        fmt::print(stderr, "{}\n", problems[i].text());
+    for (size_t i = 0; i < std::min(problems.size(), kMostShown); ++i) fmt::print(stderr, "{}\n", problems[i].text());
     if (problems.size() > kMostShown) fmt::print(stderr, "… and {} more\n", problems.size() - kMostShown);
     fmt::print(stderr, "biophony: {} problem{}\n", problems.size(), problems.size() == 1 ? "" : "s");
 }

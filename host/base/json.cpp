@@ -95,19 +95,22 @@ private:
     }
     void value(const std::string& pointer) {
         space();
-        places_.emplace(pointer, std::pair(line_, column_));
+        if (pointer.size() <= kLongestPointer) places_.emplace(pointer, std::pair(line_, column_));
         if (text_[at_] == '{') {
             step();
             std::set<std::string> seen;
             for (space(); text_[at_] != '}'; space()) {
                 const int line = line_, column = column_;
                 const std::string key = string();
-                const std::string inner = pointer_join(pointer, key);
+                if (key.size() > kLongestKey)
+                    problem({.file = std::string(file_), .line = line, .column = column, .pointer = pointer},
+                            fmt::format("found a key of {} bytes, expected at most {}", key.size(), kLongestKey));
+                const std::string inner = key.size() > kLongestKey ? pointer : pointer_join(pointer, key);
                 if (!seen.insert(key).second)
                     problem({.file = std::string(file_), .line = line, .column = column, .pointer = inner},
                             fmt::format("the key '{}' stands twice in one object; keep one", key));
                 // A key's own place is more useful in a message than the place of its value.
-                places_[inner] = {line, column};
+                if (key.size() <= kLongestKey && inner.size() <= kLongestPointer) places_[inner] = {line, column};
                 space();
                 step();  // :
                 value(inner);
@@ -151,6 +154,9 @@ private:
         constexpr size_t kMost = 1000;
         if (problems_.size() < kMost) problems_.push_back({Code::kInvalid, std::move(where), std::move(message)});
     }
+
+    /// Longer ones are nobody's words, and the pointers below them would fill the memory.
+    static constexpr size_t kLongestKey = 1000, kLongestPointer = 10'000;
 
     std::string_view text_;
     std::string_view file_;

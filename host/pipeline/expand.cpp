@@ -6,6 +6,7 @@
 #include <array>
 #include <functional>
 #include <set>
+#include <unordered_set>
 
 #include "base/nearest.hpp"
 
@@ -124,6 +125,8 @@ void read_exclusions(Definition& definition, Expansion& out) {
                 exclusion.idle |= axis.broken;
                 if (axis.broken) continue;
                 const bool many = values.is_array();
+                std::vector<std::string> all;  // where they are needed
+                std::unordered_set<std::string> others;
                 if (many && values.empty()) bad(below, "the list is empty, expected at least one value");
                 std::vector<bool> taken(axis.values.size(), false);
                 bool any = false;
@@ -138,8 +141,11 @@ void read_exclusions(Definition& definition, Expansion& out) {
                         taken[place->second] = any = true;
                     } else {
                         // Where the command line has shortened the axis, what the file has stays right.
-                        const std::vector<std::string> all = texts_in_file(definition, axis);
-                        if (std::find(all.begin(), all.end(), text_of(value)) == all.end())
+                        if (all.empty()) {
+                            all = texts_in_file(definition, axis);
+                            others.insert(all.begin(), all.end());
+                        }
+                        if (!others.contains(text_of(value)))
                             bad(at, fmt::format("'{}' is no value of the axis '{}'{}", text_of(value), name,
                                                 did_you_mean(text_of(value), all)));
                     }
