@@ -17,12 +17,11 @@ namespace biophony {
 
 namespace fs = std::filesystem;
 
-namespace {
-
-/// Kinds of plugins that are nodes by themselves; the others serve a node type.
 bool is_node_kind(std::string_view name) {
     return name == "dataset" || name == "encoder";
 }
+
+namespace {
 
 /// More connections than this are no pipeline that anybody could run.
 constexpr size_t kMostEdges = 2'000'000;
@@ -36,8 +35,9 @@ size_t size_of(const Json& value) {
     return size;
 }
 
-/// A node type's own parameters with those of the plugin beside.
-Json joined_schema(const NodeType& type, const ItemInfo* item) {
+}  // namespace
+
+Json parameters_of(const NodeType& type, const ItemInfo* item) {
     Json schema = type.parameters;
     if (!schema.is_object()) schema = {{"type", "object"}};
     if (!schema.contains("properties")) schema["properties"] = Json::object();
@@ -52,6 +52,8 @@ Json joined_schema(const NodeType& type, const ItemInfo* item) {
     }
     return schema;
 }
+
+namespace {
 
 /// Calls each(pointer, text) for every string.
 void collect_strings(const Json& value, const std::string& pointer,
@@ -241,7 +243,7 @@ private:
         }
         std::vector<Diagnostic> problems;
         const auto [known, first] = schemas_.try_emplace({node.type, node.item});
-        if (first) known->second = joined_schema(*node.type, node.item);
+        if (first) known->second = parameters_of(*node.type, node.item);
         const Json& schema = known->second;
         apply_schema(schema, node.params.value, "", problems);
         if (problems.empty()) {
