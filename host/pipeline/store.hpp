@@ -5,9 +5,9 @@
 //   <store>/unsynced/<key>           this result may not be on the disk yet; holds the boot in which it was made
 //
 // A result is written into tmp and renamed into place, so a kill at any moment leaves the old state or the new. Syncing
-// follows behind, several results at a time: a power loss in between can damage results whose mark in unsynced/ says
-// so, and these are compared with their hashes before they are taken; one that is damaged is made again. (This trusts
-// the file system to keep the order of its folders' changes, as journals do.) After settle() everything is on the disk.
+// follows behind, several results at a time: a power loss in between can damage results whose mark in unsynced/ says so,
+// and these are compared with their hashes before they are taken; one that is damaged is made again. (This trusts the
+// file system to keep the order of its folders' changes, as journals do.) After settle() everything is on the disk.
 // Several processes, of several machines too, may use one store: whoever renames first wins, and equal keys mean equal
 // bytes.
 #pragma once
@@ -50,8 +50,8 @@ public:
     StoredResult put(const fs::path& temporary, std::string key, const Json& about) const;
     /// Compares every file with its hash. Throws Error(kRunFailed) that names the first that differs and what to do.
     void verify(const StoredResult& result) const;
-    /// Waits until all that this object has put or found is on the disk. Throws Error(kRunFailed) where a result
-    /// couldn't be synced; it is taken out of the store again.
+    /// Waits until all that this object has put or found is on the disk. Throws Error(kRunFailed) where a result couldn't
+    /// be synced; it is taken out of the store again.
     void settle() const;
 
 private:
