@@ -119,8 +119,7 @@ Graph load_pipeline(const options::variables_map& values, const Registry& regist
             } catch (const Error& error) {
                 throw Error(Code::kInvalid, error.message(), error.where());
             }
-            const JsonText json = JsonText::parse(text, file, problems);
-            if (problems.empty()) overrides.params_files.emplace_back(fs::absolute(file), json.value());
+            overrides.params_files.push_back(JsonText::parse(std::move(text), file, problems));
         }
     if (values.count("set") > 0)
         for (const std::string& text : values["set"].as<std::vector<std::string>>())
@@ -197,7 +196,9 @@ void leave(const Error& error) {
 }
 
 void print_problems(const std::vector<Diagnostic>& problems) {
-    for (const Diagnostic& problem : problems) fmt::print(stderr, "{}\n", problem.text());
+    constexpr size_t kMostShown = 100;
+    for (size_t i = 0; i < std::min(problems.size(), kMostShown); ++i) fmt::print(stderr, "{}\n", problems[i].text());
+    if (problems.size() > kMostShown) fmt::print(stderr, "… and {} more\n", problems.size() - kMostShown);
     fmt::print(stderr, "biophony: {} problem{}\n", problems.size(), problems.size() == 1 ? "" : "s");
 }
 
