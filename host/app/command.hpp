@@ -31,6 +31,7 @@ int plan_command(const std::vector<std::string>& arguments);
 int merge_command(const std::vector<std::string>& arguments);
 int schema_command(const std::vector<std::string>& arguments);
 int run_command(const std::vector<std::string>& arguments);
+int run_node_command(const std::vector<std::string>& arguments);
 int embed_command(const std::vector<std::string>& arguments);
 int convert_command(const std::vector<std::string>& arguments);
 int explain_command(const std::vector<std::string>& arguments);
@@ -72,6 +73,9 @@ void require_other_file(const char* option, const std::filesystem::path& out, co
 
 /// What a checkpoint has: container, tensors, configuration, labels, and what is left aside.
 void print_checkpoint(const Checkpoint& checkpoint);
+
+/// Tells the error and ends the process at once, whatever other threads do.
+[[noreturn]] void leave(const Error& error);
 
 /// Prints problems, one a line, and their number.
 void print_problems(const std::vector<Diagnostic>& problems);

@@ -119,8 +119,7 @@ Graph load_pipeline(const options::variables_map& values, const Registry& regist
             } catch (const Error& error) {
                 throw Error(Code::kInvalid, error.message(), error.where());
             }
-            const JsonText json = JsonText::parse(text, file, problems);
-            if (problems.empty()) overrides.params_files.emplace_back(fs::absolute(file), json.value());
+            overrides.params_files.push_back(JsonText::parse(std::move(text), file, problems));
         }
     if (values.count("set") > 0)
         for (const std::string& text : values["set"].as<std::vector<std::string>>())
@@ -189,8 +188,17 @@ RunOptions run_options(const options::variables_map& values, const std::vector<s
     return run;
 }
 
+void leave(const Error& error) {
+    std::fflush(stdout);
+    fmt::print(stderr, "biophony: {}\n", error.what());
+    std::fflush(stderr);
+    std::_Exit(static_cast<int>(error.code()));
+}
+
 void print_problems(const std::vector<Diagnostic>& problems) {
-    for (const Diagnostic& problem : problems) fmt::print(stderr, "{}\n", problem.text());
+    constexpr size_t kMostShown = 100;
+    for (size_t i = 0; i < std::min(problems.size(), kMostShown); ++i) fmt::print(stderr, "{}\n", problems[i].text());
+    if (problems.size() > kMostShown) fmt::print(stderr, "… and {} more\n", problems.size() - kMostShown);
     fmt::print(stderr, "biophony: {} problem{}\n", problems.size(), problems.size() == 1 ? "" : "s");
 }
 

@@ -23,6 +23,7 @@ const Command kCommands[] = {
     {"run", "run a pipeline", run_command},
     {"check", "check a pipeline, all problems at once, without reading audio", check_command},
     {"plan", "say what a run would do with each node, and why", plan_command},
+    {"run-node", "run one node of a pipeline against a store, for a cluster's scheduler", run_node_command},
     {"explain", "say what one node depends on, and what changed since an earlier result", explain_command},
     {"graph", "print a pipeline's graph for Graphviz, Mermaid or programs", graph_command},
     {"cache", "list, verify or prune the store of results", cache_command},
@@ -93,7 +94,7 @@ int dispatch(const std::vector<std::string>& command_line) {
     std::vector<std::string> names;
     for (const Command& command : kCommands) {
         if (command_line[1] == command.name) {
-            if (command_line[1] == "run" || command_line[1] == "embed" || command_line[1] == "merge")
+            if (command_line[1] == "run" || command_line[1] == "run-node" || command_line[1] == "embed" || command_line[1] == "merge")
                 set_thread_environment(command_line);
             if (command_line[1] == "probe" && command_line.size() != 3)
                 throw Error(Code::kInvalid, "Usage: biophony probe FILE");
