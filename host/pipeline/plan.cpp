@@ -63,7 +63,7 @@ void explain_run(PlannedNode& planned, const Graph& graph, const RunOptions& opt
     planned.earlier = nearest_result(index.of_node(node.type->name, node.id), planned, "");
     std::vector<std::string> reasons;
     if (planned.earlier == nullptr) {
-        planned.seconds = index.usual_seconds(node.type->name, node.stem);
+        planned.seconds = index.usual_seconds(node.type->name, node.id.substr(0, node.id.find('[')));
         if (planned.waits.empty() || !options.use_cache) reasons.push_back("no earlier result of this node");
     } else {
         planned.seconds = planned.earlier->seconds();
