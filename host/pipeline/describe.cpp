@@ -1,0 +1,111 @@
+#include "pipeline/describe.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "pipeline/definition.hpp"
+
+namespace biophony {
+
+namespace {
+
+namespace fs = std::filesystem;
+
+Diagnostic diagnostic(const GraphNode& node, std::string_view at, std::string message, Code code) {
+    // The nearest place that the text has: the port's or the parameter's, else the node's.
+    const auto place = nearest_enclosing(node.places, at);
+    return {code, place == node.places.end() ? node.where : place->second, std::move(message)};
+}
+
+}  // namespace
+
+void Describing::problem(std::string_view at, std::string message, Code code) {
+    problems.push_back(diagnostic(node, at, std::move(message), code));
+}
+
+void Describing::note(std::string_view at, std::string message) {
+    notes.push_back(diagnostic(node, at, std::move(message), Code::kInvalid));
+}
+
+GraphDescription describe_graph(const Graph& graph, const Registry& registry, const std::vector<fs::path>& results) {
+    GraphDescription out;
+    std::map<std::string, std::any> known;
+    out.nodes.resize(graph.nodes.size());
+    for (size_t n = 0; n < graph.nodes.size(); ++n) {
+        const GraphNode& node = graph.nodes[n];
+        if (!node.type->describe) continue;
+        Describing describing(graph, n, registry, known);
+        if (n < results.size()) describing.result = results[n];
+        for (const auto& [port, sources] : node.inputs)
+            for (const size_t source : sources) describing.inputs[port].push_back(&out.nodes[source]);
+        try {
+            node.type->describe(describing);
+        } catch (const Error& error) {
+            describing.problem("", error.message(), error.code());
+        }
+        out.nodes[n] = std::move(describing.out);
+        for (Diagnostic& problem : describing.problems) out.problems.push_back(std::move(problem));
+        for (Diagnostic& note : describing.notes) out.notes.push_back(std::move(note));
+    }
+    sort_problems(out.problems);
+    sort_problems(out.notes);
+    return out;
+}
+
+std::string size_text(uint64_t bytes) {
+    if (bytes < 1000) return fmt::format("{} bytes", bytes);
+    double value = static_cast<double>(bytes);
+    for (const char* unit : {"kB", "MB", "GB"}) {
+        value /= 1000;
+        if (value < 999.95) return fmt::format("{:.1f} {}", value, unit);
+    }
+    return fmt::format("{:.1f} TB", value / 1000);
+}
+
+std::string memory_text(const Description& description) {
+    if (description.holds.empty()) return {};
+    return description.memory_bytes ? fmt::format("{}, about {}", description.holds, size_text(*description.memory_bytes))
+                                    : description.holds;
+}
+
+uint64_t bytes_to_make(const GraphDescription& described, const std::vector<bool>& there) {
+    uint64_t sum = 0;
+    for (size_t n = 0; n < described.nodes.size(); ++n)
+        if (n >= there.size() || !there[n]) sum += described.nodes[n].bytes.value_or(0);
+    return sum;
+}
+
+void require_space(uint64_t needed, uint64_t free, const fs::path& store) {
+    const uint64_t margin = needed / 50;  // what lies beside: records, tables
+    if (needed == 0 || needed + margin <= free) return;
+    throw Error(Code::kRunFailed,
+                fmt::format("found {} free, expected at least {} for the results that are not there yet; make room, or "
+                            "choose another --store",
+                            size_text(free), size_text(needed + margin)),
+                {.file = store.string()});
+}
+
+std::optional<uint64_t> free_space(const fs::path& folder) {
+    std::error_code problem;
+    fs::path at = fs::absolute(folder, problem);
+    while (!problem && !fs::exists(at, problem) && at.has_relative_path()) {
+        problem.clear();
+        at = at.parent_path();
+    }
+    const fs::space_info space = fs::space(at, problem);
+    if (problem) return std::nullopt;
+    return space.available;
+}
+
+Error error_of(const std::vector<Diagnostic>& problems) {
+    const bool invalid = std::any_of(problems.begin(), problems.end(),
+                                     [](const Diagnostic& problem) { return problem.code == Code::kInvalid; });
+    const Code code = invalid ? Code::kInvalid : problems.front().code;
+    if (problems.size() == 1) return Error(code, problems[0].message, problems[0].where);
+    std::string text = fmt::format("{} problems that would have ended the run later", problems.size());
+    for (const Diagnostic& problem : problems) text += "\n  " + problem.text();
+    return Error(code, text);
+}
+
+}  // namespace biophony
