@@ -78,6 +78,9 @@ void add_pipeline_options(options::options_description& described) {
     described.add_options()("params", options::value<std::vector<std::string>>()->value_name("FILE")->composing(),
                             "a JSON object laid over the pipeline's params (its key \"axes\" over the axes); paths in "
                             "it are relative to it");
+    described.add_options()("format", options::value<std::string>()->value_name("text|json")->default_value("text", ""),
+                            "how problems are told: lines for people (and editors), or one JSON object on standard "
+                            "output");
 }
 
 void add_run_options(options::options_description& described) {
@@ -102,10 +105,14 @@ bool parse_pipeline(const std::vector<std::string>& arguments, const char* usage
     add_plugin_options(described);
     options::positional_options_description positional;
     positional.add("_file", 1);
-    return parse(arguments, usage, summary, described, positional, values);
+    if (!parse(arguments, usage, summary, described, positional, values)) return false;
+    if (const std::string format = values["format"].as<std::string>(); format != "text" && format != "json")
+        throw Error(Code::kInvalid, fmt::format("--format: found '{}', expected text or json", format));
+    return true;
 }
 
-Graph load_pipeline(const options::variables_map& values, const Registry& registry, int& status) {
+Graph load_pipeline(const options::variables_map& values, const Registry& registry, int& status,
+                    std::vector<NodeNote>* notes) {
     Overrides overrides;
     overrides.working_folder = fs::current_path();
     std::vector<Diagnostic> problems;
@@ -133,13 +140,16 @@ Graph load_pipeline(const options::variables_map& values, const Registry& regist
     }
     Graph graph;
     if (problems.empty()) graph = make_graph(std::move(text), file, overrides, node_types(), registry, problems);
+    if (problems.empty()) {
+        GraphDescription described = describe_graph(graph, registry);
+        problems = std::move(described.problems);
+        if (notes != nullptr) *notes = std::move(described.notes);
+    }
     sort_problems(problems);
     if (!problems.empty()) {
-        print_problems(problems);
-        // A missing plugin has a status of its own, unless the pipeline is wrong, too.
-        const bool only_plugins =
-            std::all_of(problems.begin(), problems.end(), [](const Diagnostic& p) { return p.code == Code::kPlugin; });
-        status = static_cast<int>(only_plugins ? Code::kPlugin : Code::kInvalid);
+        print_problems(problems, values);
+        // A missing plugin and a file that can't be used have a status of their own, unless the pipeline is wrong, too.
+        status = static_cast<int>(code_of(problems));
     }
     return graph;
 }
@@ -170,7 +180,44 @@ RunOptions run_options(const options::variables_map& values, const std::vector<s
     return run;
 }
 
-void print_problems(const std::vector<Diagnostic>& problems) {
+namespace {
+
+Json record_of(const Diagnostic& problem) {
+    Json out = {{"code", problem.code == Code::kPlugin      ? "plugin"
+                         : problem.code == Code::kRunFailed ? "run failed"
+                                                            : "invalid"},
+                {"message", problem.message}};
+    if (!problem.where.file.empty()) out["file"] = problem.where.file;
+    if (problem.where.line > 0) out["line"] = problem.where.line;
+    if (problem.where.column > 0) out["column"] = problem.where.column;
+    if (!problem.where.pointer.empty()) out["pointer"] = problem.where.pointer;
+    if (!problem.where.node.empty()) out["node"] = problem.where.node;
+    return out;
+}
+
+}  // namespace
+
+bool wants_json(const options::variables_map& values) {
+    return values.count("format") > 0 && values["format"].as<std::string>() == "json";
+}
+
+Json check_report(const std::vector<Diagnostic>& problems, const std::vector<NodeNote>& notes,
+                  const options::variables_map& values) {
+    Json out = {{"format", "biophony-check/0"},
+                {"file", values["_file"].as<std::string>()},
+                {"ok", problems.empty()},
+                {"problems", Json::array()},
+                {"notes", Json::array()}};
+    for (const Diagnostic& problem : problems) out["problems"].push_back(record_of(problem));
+    for (const NodeNote& note : notes) {
+        out["notes"].push_back(record_of(note.what));
+        out["notes"].back().erase("code");
+    }
+    return out;
+}
+
+void print_problems(const std::vector<Diagnostic>& problems, const options::variables_map& values) {
+    if (wants_json(values)) return fmt::print("{}\n", check_report(problems, {}, values).dump(2));
     for (const Diagnostic& problem : problems) fmt::print(stderr, "{}\n", problem.text());
     fmt::print(stderr, "biophony: {} problem{}\n", problems.size(), problems.size() == 1 ? "" : "s");
 }

@@ -18,7 +18,14 @@ int plan_command(const std::vector<std::string>& arguments) {
     const Graph graph = load_pipeline(values, registry, status);
     if (status != 0) return status;
     Console console;
-    const std::vector<PlannedNode> plan = plan_graph(graph, registry, run_options(values, {}), console);
+    std::vector<PlannedNode> plan;
+    try {
+        plan = plan_graph(graph, registry, run_options(values, {}), console);
+    } catch (const ProblemsError& error) {
+        console.clear();
+        print_problems(error.problems(), values);
+        return static_cast<int>(error.code());
+    }
     console.clear();
     size_t width = 4, to_run = 0;
     for (const PlannedNode& planned : plan) width = std::max(width, planned.node->id.size());

@@ -24,6 +24,10 @@ int run_command(const std::vector<std::string>& arguments) {
     RunResult result;
     try {
         result = run_graph(graph, registry, run, console);
+    } catch (const ProblemsError& error) {
+        console.clear();
+        print_problems(error.problems(), values);
+        return static_cast<int>(error.code());
     } catch (...) {
         console.clear();
         throw;

@@ -35,7 +35,7 @@ GraphDescription describe_graph(const Graph& graph, const Registry& registry, co
     for (size_t n = 0; n < graph.nodes.size(); ++n) {
         const GraphNode& node = graph.nodes[n];
         if (!node.type->describe) continue;
-        Describing describing(graph, n, registry, known);
+        Describing describing(graph, n, registry, out.nodes, known);
         if (n < results.size()) describing.result = results[n];
         for (const auto& [port, sources] : node.inputs)
             for (const size_t source : sources) describing.inputs[port].push_back(&out.nodes[source]);
@@ -46,10 +46,9 @@ GraphDescription describe_graph(const Graph& graph, const Registry& registry, co
         }
         out.nodes[n] = std::move(describing.out);
         for (Diagnostic& problem : describing.problems) out.problems.push_back(std::move(problem));
-        for (Diagnostic& note : describing.notes) out.notes.push_back(std::move(note));
+        for (Diagnostic& note : describing.notes) out.notes.push_back({n, std::move(note)});
     }
     sort_problems(out.problems);
-    sort_problems(out.notes);
     return out;
 }
 
@@ -98,14 +97,39 @@ std::optional<uint64_t> free_space(const fs::path& folder) {
     return space.available;
 }
 
-Error error_of(const std::vector<Diagnostic>& problems) {
-    const bool invalid = std::any_of(problems.begin(), problems.end(),
-                                     [](const Diagnostic& problem) { return problem.code == Code::kInvalid; });
-    const Code code = invalid ? Code::kInvalid : problems.front().code;
-    if (problems.size() == 1) return Error(code, problems[0].message, problems[0].where);
-    std::string text = fmt::format("{} problems that would have ended the run later", problems.size());
+Code code_of(const std::vector<Diagnostic>& problems) {
+    const Code first = problems.front().code;
+    const bool one = std::all_of(problems.begin(), problems.end(),
+                                 [&](const Diagnostic& problem) { return problem.code == first; });
+    return one ? first : Code::kInvalid;
+}
+
+namespace {
+
+Error one_error(const std::vector<Diagnostic>& problems) {
+    if (problems.size() == 1) return Error(problems[0].code, problems[0].message, problems[0].where);
+    std::string text = fmt::format("{} problems", problems.size());
     for (const Diagnostic& problem : problems) text += "\n  " + problem.text();
-    return Error(code, text);
+    return Error(code_of(problems), text);
+}
+
+}  // namespace
+
+ProblemsError::ProblemsError(std::vector<Diagnostic> problems)
+    : Error(one_error(problems)), problems_(std::move(problems)) {}
+
+std::vector<size_t> looking_first(const Graph& graph, size_t& looking) {
+    std::vector<bool> looks(graph.nodes.size(), false);
+    std::vector<size_t> order, others;
+    for (size_t n = 0; n < graph.nodes.size(); ++n) {
+        looks[n] = graph.nodes[n].type->volatile_source;
+        for (const auto& [port, sources] : graph.nodes[n].inputs)
+            for (const size_t source : sources) looks[n] = looks[n] && looks[source];
+        (looks[n] ? order : others).push_back(n);
+    }
+    looking = order.size();
+    order.insert(order.end(), others.begin(), others.end());
+    return order;
 }
 
 }  // namespace biophony

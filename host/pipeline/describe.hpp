@@ -70,6 +70,8 @@ public:
     std::filesystem::path result;
     /// By port, in order.
     std::map<std::string, std::vector<const Description*>> inputs;
+    /// What was said of a node that stands before this one.
+    const Description& described(size_t node_index) const { return nodes_[node_index]; }
     /// For what several nodes ask, and what is found out once.
     std::map<std::string, std::any>& known;
     Description out;
@@ -94,15 +96,36 @@ public:
     /// What the user should know, though it works.
     void note(std::string_view at, std::string message);
 
-    Describing(const Graph& graph_, size_t index, const Registry& registry_, std::map<std::string, std::any>& known_)
-        : graph(graph_), node(graph_.nodes[index]), registry(registry_), known(known_) {}
+    Describing(const Graph& graph_, size_t index, const Registry& registry_, const std::vector<Description>& nodes,
+               std::map<std::string, std::any>& known_)
+        : graph(graph_), node(graph_.nodes[index]), registry(registry_), known(known_), nodes_(nodes) {}
     std::vector<Diagnostic> problems, notes;
+
+private:
+    const std::vector<Description>& nodes_;
+};
+
+/// What the user should know of a node, though it works.
+struct NodeNote {
+    size_t node = 0;
+    Diagnostic what;
 };
 
 struct GraphDescription {
-    std::vector<Description> nodes;     ///< as the graph's
+    std::vector<Description> nodes;    ///< as the graph's
     std::vector<Diagnostic> problems;  ///< sorted
-    std::vector<Diagnostic> notes;     ///< sorted
+    std::vector<NodeNote> notes;       ///< in the order of the nodes
+};
+
+/// Problems that were found before any work began, as one error: several are told one a line.
+class ProblemsError : public Error {
+public:
+    /// `problems` are one or more; the code is code_of() them.
+    explicit ProblemsError(std::vector<Diagnostic> problems);
+    const std::vector<Diagnostic>& problems() const { return problems_; }
+
+private:
+    std::vector<Diagnostic> problems_;
 };
 
 /// Describes every node behind its inputs. `results`: for each node the folder of its result, where that is there; may
@@ -123,7 +146,11 @@ void require_space(uint64_t needed, uint64_t free, const std::filesystem::path& 
 /// What is free there for this user, in the folder or the nearest above that exists; nothing where it doesn't say.
 std::optional<uint64_t> free_space(const std::filesystem::path& folder);
 
-/// The problems as one error, with the place; several are told one a line. Not for none.
-Error error_of(const std::vector<Diagnostic>& problems);
+/// The code of several problems together: kPlugin or kRunFailed where all have it, else kInvalid.
+Code code_of(const std::vector<Diagnostic>& problems);
+
+/// The graph's nodes with those that look at the world (data sets) first, and how many these are: when they are done,
+/// the graph can be described a second time, and nothing else has been made. Each node stands behind its inputs.
+std::vector<size_t> looking_first(const Graph& graph, size_t& looking);
 
 }  // namespace biophony

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include "pipeline/describe.hpp"
 #include "pipeline/work.hpp"
 
 namespace biophony {
@@ -46,6 +47,17 @@ std::vector<PlannedNode> plan_graph(const Graph& graph, const Registry& registry
             }
         }
         plan.push_back(std::move(planned));
+    }
+    std::vector<fs::path> results(graph.nodes.size());
+    for (size_t i = 0; i < results.size(); ++i)
+        if (work.done()[i]) results[i] = work.done()[i]->result.folder;
+    const GraphDescription described = describe_graph(graph, registry, results);
+    if (!described.problems.empty()) throw ProblemsError(described.problems);
+    for (const NodeNote& note : described.notes) observer.note(graph.nodes[note.node], note.what.message);
+    for (size_t i = 0; i < plan.size(); ++i) {
+        plan[i].memory = memory_text(described.nodes[i]);
+        plan[i].memory_bytes = described.nodes[i].memory_bytes.value_or(0);
+        plan[i].bytes = described.nodes[i].bytes.value_or(0);
     }
     return plan;
 }

@@ -7,6 +7,7 @@
 
 #include "base/csv.hpp"
 #include "base/files.hpp"
+#include "pipeline/describe.hpp"
 #include "pipeline/run_directory.hpp"
 #include "pipeline/times.hpp"
 #include "pipeline/work.hpp"
@@ -20,6 +21,21 @@ constexpr const char* kMarker = "biophony-run.txt";
 /// LibTorch's and the C library's exceptions carry a stack after the first line.
 std::string first_line(std::string_view text) {
     return std::string(text.substr(0, text.find('\n')));
+}
+
+/// With the data sets looked at: what can't work, and whether there is room for what is to be made. Takes what is in
+/// the store already. Throws ProblemsError, Error.
+void check_before_work(const Graph& graph, const Registry& registry, const RunOptions& options, Work& work) {
+    std::vector<fs::path> results(graph.nodes.size());
+    std::vector<bool> there(graph.nodes.size());
+    for (size_t i = 0; i < graph.nodes.size(); ++i) {
+        there[i] = work.done()[i].has_value() || work.take(i);
+        if (there[i]) results[i] = work.done()[i]->result.folder;
+    }
+    const GraphDescription described = describe_graph(graph, registry, results);
+    if (!described.problems.empty()) throw ProblemsError(described.problems);
+    if (const auto free = free_space(work.store().root()))
+        require_space(bytes_to_make(described, there), *free, work.store().root());
 }
 
 }  // namespace
@@ -57,14 +73,32 @@ RunResult run_graph(const Graph& graph, const Registry& registry, const RunOptio
     observer.begin(graph.nodes.size());
     std::optional<Error> failure;
     std::vector<double> seconds(graph.nodes.size(), 0);
-    for (size_t i = 0; i < graph.nodes.size() && !failure; ++i) {
+    std::vector<Diagnostic> problems;
+    size_t looking = 0;
+    const std::vector<size_t> order = looking_first(graph, looking);
+    for (size_t turn = 0; turn < order.size() && !failure; ++turn) {
+        if (turn == looking) {
+            try {
+                check_before_work(graph, registry, options, work);
+            } catch (const ProblemsError& error) {
+                failure = error;
+                problems = error.problems();
+            } catch (const Error& error) {
+                failure = error;
+            }
+            if (failure) {
+                log.line("", "failed", failure->what());
+                break;
+            }
+        }
+        const size_t i = order[turn];
         const GraphNode& node = graph.nodes[i];
         try {
             if (options.cancel != nullptr) options.cancel->check();
-            observer.node_started(i, node);
+            observer.node_started(turn, node);
             const auto node_begin = Clock::now();
             std::string headline;
-            const bool cached = work.take(i);
+            const bool cached = work.done()[i].has_value() || work.take(i);
             if (cached) {
                 headline = work.done()[i]->result.record.value("headline", std::string());
                 seconds[i] = work.done()[i]->result.record.value("seconds", 0.0);
@@ -82,7 +116,7 @@ RunResult run_graph(const Graph& graph, const Registry& registry, const RunOptio
                 ++result.made;
             }
             log.line(node.id, cached ? "cached" : "finished", headline);
-            observer.node_finished(i, node, cached, seconds[i], headline);
+            observer.node_finished(turn, node, cached, seconds[i], headline);
             for (const SkippedFile& file : work.done()[i]->skipped) {
                 result.skipped.push_back(file);
                 log.line(node.id, "skipped", file.file + ": " + file.reason);
@@ -163,6 +197,7 @@ RunResult run_graph(const Graph& graph, const Registry& registry, const RunOptio
                   {"system", fmt::format("{} {} {}", system.sysname, system.release, system.machine)}}},
                 {"store", fs::absolute(options.store).lexically_normal().string()},
                 {"nodes", nodes}});
+    if (!problems.empty()) throw ProblemsError(problems);
     if (failure) throw *failure;
     return result;
 }
