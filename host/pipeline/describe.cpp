@@ -31,6 +31,7 @@ void Describing::note(std::string_view at, std::string message) {
 GraphDescription describe_graph(const Graph& graph, const Registry& registry, const std::vector<fs::path>& results) {
     GraphDescription out;
     std::map<std::string, std::any> known;
+    std::vector<Diagnostic> of_implied;
     out.nodes.resize(graph.nodes.size());
     for (size_t n = 0; n < graph.nodes.size(); ++n) {
         const GraphNode& node = graph.nodes[n];
@@ -45,9 +46,14 @@ GraphDescription describe_graph(const Graph& graph, const Registry& registry, co
             describing.problem("", error.message(), error.code());
         }
         out.nodes[n] = std::move(describing.out);
-        for (Diagnostic& problem : describing.problems) out.problems.push_back(std::move(problem));
+        // What a wrong node would give is not known, so that its users aren't wrong, too.
+        if (!describing.problems.empty()) out.nodes[n] = {.holds = std::move(out.nodes[n].holds)};
+        std::vector<Diagnostic>& all = node.implied ? of_implied : out.problems;
+        for (Diagnostic& problem : describing.problems) all.push_back(std::move(problem));
         for (Diagnostic& note : describing.notes) out.notes.push_back({n, std::move(note)});
     }
+    // Implied nodes are made like those of the text, and what is wrong with these is wrong with them.
+    if (out.problems.empty()) out.problems = std::move(of_implied);
     sort_problems(out.problems);
     return out;
 }

@@ -144,29 +144,32 @@ void describe_vectors(Describing& describing, const char* base) {
     if (first == nullptr) return;
     const std::string whose = describing.id(onto ? base : "vectors");
     take_encoder(describing.out, *first);
+    std::vector<std::string> of_another;
     for (size_t i = 0; i < vectors.size(); ++i) {
         const Description& vector = *vectors[i];
         const std::string& id = describing.id("vectors", i);
-        if (const std::string other = other_architecture(id, vector, whose, *first); !other.empty()) {
-            describing.problem("/in/vectors", fmt::format("{}; expected {}", other,
-                                                          onto ? "task vectors of the base's architecture"
-                                                               : "task vectors of one architecture"),
-                               Code::kRunFailed);
-            continue;
-        }
+        if (const std::string other = other_architecture(id, vector, whose, *first); !other.empty())
+            return describing.problem("/in/vectors",
+                                      fmt::format("{}; expected {}", other,
+                                                  onto ? "task vectors of the base's architecture"
+                                                       : "task vectors of one architecture"),
+                                      Code::kRunFailed);
         if (describing.out.encoder.empty()) take_encoder(describing.out, vector);
         const std::shared_ptr<const Origin>& origin = onto ? first->origin : first->base;
-        if (!vector.base || !origin || same_weights(describing, *vector.base, *origin) != Same::kNo) continue;
-        const auto node = [&](const Origin& of) { return describing.graph.nodes[of.node].id; };
-        describing.problem(
-            "/in/vectors",
-            onto ? fmt::format("'{}' was taken from '{}', but is added to '{}', which has other weights; expected task "
-                               "vectors of the base",
-                               id, node(*vector.base), whose)
-                 : fmt::format("'{}' was taken from '{}' and '{}' from '{}', which have other weights; expected task "
-                               "vectors of one base",
-                               whose, node(*origin), id, node(*vector.base)),
-            Code::kRunFailed);
+        if (vector.base && origin && same_weights(describing, *vector.base, *origin) == Same::kNo)
+            of_another.push_back(fmt::format("'{}' was taken from '{}'", id, describing.graph.nodes[vector.base->node].id));
+    }
+    if (!of_another.empty()) {
+        std::string text = of_another.front();
+        if (of_another.size() > 1) text += fmt::format(" (and {} more likewise)", of_another.size() - 1);
+        describing.problem("/in/vectors",
+                           onto ? fmt::format("{}, but is added to '{}', which has other weights; expected task vectors "
+                                              "of the base",
+                                              text, whose)
+                                : fmt::format("{}, but '{}' from '{}', which has other weights; expected task vectors of "
+                                              "one base",
+                                              text, whose, describing.graph.nodes[first->base->node].id),
+                           Code::kRunFailed);
     }
     if (!onto) describing.out.base = first->base;
 }
