@@ -6,12 +6,15 @@ namespace biophony::app {
 
 int check_command(const std::vector<std::string>& arguments) {
     options::variables_map values;
+    options::options_description more;
+    add_format_option(more);
     if (!parse_pipeline(
             arguments, "check FILE [--set NAME=VALUE]… [--params FILE]… [--format json] [--plugin-path DIR]…",
             "Checks a pipeline: syntax, names, ports, parameters, plugins, files, and whether nodes can go together as "
             "far as that is known before audio is read. Reports every problem with its place.",
-            false, values))
+            false, values, more))
         return 0;
+    format_of(values);
     int status = 0;
     const std::string file = values["_file"].as<std::string>();
     try {
@@ -23,7 +26,7 @@ int check_command(const std::vector<std::string>& arguments) {
         if (wants_json(values)) {
             Json report = check_report({}, notes, values);
             report["nodes"] = graph.nodes.size();
-            fmt::print("{}\n", report.dump(2));
+            fmt::print("{}\n", report.dump(2, ' ', false, Json::error_handler_t::replace));
             return 0;
         }
         for (const NodeNote& note : notes) fmt::print("note: {}\n", note.what.text());

@@ -46,10 +46,13 @@ bool parse(const std::vector<std::string>& arguments, const char* usage, const c
 void add_plugin_options(options::options_description& described);
 Registry make_registry(const options::variables_map& values, bool probe = true);
 
-/// parse() for a command that takes a pipeline: FILE, --set, --params, --format, --plugin-path; where it `runs` one, also --out,
+/// parse() for a command that takes a pipeline: FILE, --set, --params, --plugin-path; where it `runs` one, also --out,
 /// --store, --threads and --no-cache.
 bool parse_pipeline(const std::vector<std::string>& arguments, const char* usage, const char* summary, bool runs,
-                    options::variables_map& values);
+                    options::variables_map& values, const options::options_description& more = {});
+/// --format text|json; format_of() throws Error(kInvalid) for another one.
+void add_format_option(options::options_description& described);
+std::string format_of(const options::variables_map& values);
 /// Reads, checks, expands and describes the pipeline. Prints all problems and sets `status` where there are any.
 Graph load_pipeline(const options::variables_map& values, const Registry& registry, int& status,
                     std::vector<NodeNote>* notes = nullptr);

@@ -78,9 +78,6 @@ void add_pipeline_options(options::options_description& described) {
     described.add_options()("params", options::value<std::vector<std::string>>()->value_name("FILE")->composing(),
                             "a JSON object laid over the pipeline's params (its key \"axes\" over the axes); paths in "
                             "it are relative to it");
-    described.add_options()("format", options::value<std::string>()->value_name("text|json")->default_value("text", ""),
-                            "how problems are told: lines for people (and editors), or one JSON object on standard "
-                            "output");
 }
 
 void add_run_options(options::options_description& described) {
@@ -98,17 +95,15 @@ void add_run_options(options::options_description& described) {
 }  // namespace
 
 bool parse_pipeline(const std::vector<std::string>& arguments, const char* usage, const char* summary, bool runs,
-                    options::variables_map& values) {
+                    options::variables_map& values, const options::options_description& more) {
     options::options_description described;
     add_pipeline_options(described);
     if (runs) add_run_options(described);
+    described.add(more);
     add_plugin_options(described);
     options::positional_options_description positional;
     positional.add("_file", 1);
-    if (!parse(arguments, usage, summary, described, positional, values)) return false;
-    if (const std::string format = values["format"].as<std::string>(); format != "text" && format != "json")
-        throw Error(Code::kInvalid, fmt::format("--format: found '{}', expected text or json", format));
-    return true;
+    return parse(arguments, usage, summary, described, positional, values);
 }
 
 Graph load_pipeline(const options::variables_map& values, const Registry& registry, int& status,
@@ -154,6 +149,20 @@ Graph load_pipeline(const options::variables_map& values, const Registry& regist
     return graph;
 }
 
+void add_format_option(options::options_description& described) {
+    described.add_options()("format", options::value<std::string>()->value_name("text|json")->default_value("text"),
+                            "for people, or one JSON value for programs");
+}
+
+std::string format_of(const options::variables_map& values) {
+    const std::string format = values["format"].as<std::string>();
+    const std::vector<std::string> known = {"text", "json"};
+    if (std::find(known.begin(), known.end(), format) == known.end())
+        throw Error(Code::kInvalid,
+                    fmt::format("--format: found '{}', expected text or json{}", format, did_you_mean(format, known)));
+    return format;
+}
+
 RunOptions run_options(const options::variables_map& values, const std::vector<std::string>& command_line) {
     RunOptions run;
     run.out = values.count("out") > 0 ? fs::path(values["out"].as<std::string>())
@@ -183,10 +192,15 @@ RunOptions run_options(const options::variables_map& values, const std::vector<s
 namespace {
 
 Json record_of(const Diagnostic& problem) {
-    Json out = {{"code", problem.code == Code::kPlugin      ? "plugin"
-                         : problem.code == Code::kRunFailed ? "run failed"
-                                                            : "invalid"},
-                {"message", problem.message}};
+    const char* code = "invalid";
+    switch (problem.code) {
+        case Code::kRunFailed: code = "run failed"; break;
+        case Code::kPlugin: code = "plugin"; break;
+        case Code::kCancelled: code = "cancelled"; break;
+        case Code::kInternal: code = "internal"; break;
+        case Code::kInvalid: break;
+    }
+    Json out = {{"code", code}, {"message", problem.message}};
     if (!problem.where.file.empty()) out["file"] = problem.where.file;
     if (problem.where.line > 0) out["line"] = problem.where.line;
     if (problem.where.column > 0) out["column"] = problem.where.column;
@@ -198,7 +212,7 @@ Json record_of(const Diagnostic& problem) {
 }  // namespace
 
 bool wants_json(const options::variables_map& values) {
-    return values.count("format") > 0 && values["format"].as<std::string>() == "json";
+    return values.count("format") > 0 && format_of(values) == "json";
 }
 
 Json check_report(const std::vector<Diagnostic>& problems, const std::vector<NodeNote>& notes,
@@ -217,7 +231,7 @@ Json check_report(const std::vector<Diagnostic>& problems, const std::vector<Nod
 }
 
 void print_problems(const std::vector<Diagnostic>& problems, const options::variables_map& values) {
-    if (wants_json(values)) return fmt::print("{}\n", check_report(problems, {}, values).dump(2));
+    if (wants_json(values)) return fmt::print("{}\n", check_report(problems, {}, values).dump(2, ' ', false, Json::error_handler_t::replace));
     for (const Diagnostic& problem : problems) fmt::print(stderr, "{}\n", problem.text());
     fmt::print(stderr, "biophony: {} problem{}\n", problems.size(), problems.size() == 1 ? "" : "s");
 }

@@ -7,12 +7,15 @@ namespace biophony::app {
 
 int plan_command(const std::vector<std::string>& arguments) {
     options::variables_map values;
+    options::options_description more;
+    add_format_option(more);
     if (!parse_pipeline(
             arguments, "plan FILE [options]",
             "Says for each node whether its result is there or would be made, and why. Data sets are looked at; "
             "nothing else runs.",
-            true, values))
+            true, values, more))
         return 0;
+    format_of(values);
     int status = 0;
     const Registry registry = make_registry(values);
     const Graph graph = load_pipeline(values, registry, status);

@@ -8,11 +8,14 @@ namespace biophony::app {
 
 int run_command(const std::vector<std::string>& arguments) {
     options::variables_map values;
+    options::options_description more;
+    add_format_option(more);
     if (!parse_pipeline(
             arguments, "run FILE [options]",
             "Runs a pipeline: every node whose result isn't there yet. Kill it at any time; the next run goes on.",
-            true, values))
+            true, values, more))
         return 0;
+    format_of(values);
     int status = 0;
     const Registry registry = make_registry(values);
     const Graph graph = load_pipeline(values, registry, status);
