@@ -30,6 +30,7 @@ int inspect_command(const std::vector<std::string>& arguments);
 int check_command(const std::vector<std::string>& arguments);
 int plan_command(const std::vector<std::string>& arguments);
 int merge_command(const std::vector<std::string>& arguments);
+int schema_command(const std::vector<std::string>& arguments);
 int run_command(const std::vector<std::string>& arguments);
 int embed_command(const std::vector<std::string>& arguments);
 int convert_command(const std::vector<std::string>& arguments);

@@ -28,6 +28,7 @@ const Command kCommands[] = {
     {"plugins", "list the plugins that are found, and those refused with the reason", plugins_command},
     {"inspect", "show an item (dataset:table), a library file or a checkpoint: what it is, what it holds",
      inspect_command},
+    {"schema", "print the JSON Schema of pipelines, for editors, or of a run's files", schema_command},
     {"convert", "write a PyTorch checkpoint, or safetensors in shards, as one safetensors file", convert_command},
     {"probe", "load one library and print what it says",
      [](const std::vector<std::string>& arguments) { return probe_main(arguments.at(0)); }, true},

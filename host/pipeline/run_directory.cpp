@@ -19,8 +19,8 @@ RunLog::RunLog(const fs::path& file) : out_(file, std::ios::trunc) {
 }
 
 void RunLog::line(std::string_view node, std::string_view event, std::string_view text) {
-    out_ << Json{{"time", now()}, {"node", node}, {"event", event}, {"text", text}}.dump(
-                -1, ' ', false, Json::error_handler_t::replace)
+    out_ << Json{{"time", now()}, {"node", node}, {"event", event}, {"text", text}}.dump(-1, ' ', false,
+                                                                                         Json::error_handler_t::replace)
          << std::endl;
 }
 

@@ -36,7 +36,7 @@ bool Work::take(size_t i) {
 }
 
 void Work::make(size_t i, const std::function<void(std::string_view)>& log,
-          const std::function<void(std::string_view)>& note, std::string& headline) {
+                const std::function<void(std::string_view)>& note, std::string& headline) {
     const GraphNode& node = graph_.nodes[i];
     Json record;
     const std::optional<std::string> key = key_of(i, record);

@@ -197,7 +197,7 @@ NodeType compose_type() {
                 "stages": {
                     "type": "array", "minItems": 1, "description": "any transforms, one combine, any post stages",
                     "items": {
-                        "type": "object", "required": ["use"],
+                        "type": "object", "required": ["use"], "x-plugins": "merger",
                         "properties": {
                             "use": {"type": "string", "description": "a merge plugin: \"merger:average\"; a preset stands for several"},
                             "with": {"type": "object", "description": "its parameters; see biophony inspect"}
