@@ -22,8 +22,9 @@ int plan_command(const std::vector<std::string>& arguments) {
     if (status != 0) return status;
     Console console;
     std::vector<PlannedNode> plan;
+    std::string needs;
     try {
-        plan = plan_graph(graph, registry, run_options(values, {}), console);
+        plan = plan_graph(graph, registry, run_options(values, {}), console, needs);
     } catch (const ProblemsError& error) {
         console.clear();
         print_problems(error.problems(), values);
@@ -37,11 +38,14 @@ int plan_command(const std::vector<std::string>& arguments) {
                             : planned.state == PlannedNode::State::kLooks ? "looks"
                                                                           : "run";
         to_run += planned.state == PlannedNode::State::kRun ? 1 : 0;
-        fmt::print("{:<7} {:<{}}  {:<12} {}{}\n", state, planned.node->id, width,
+        const bool runs = planned.state == PlannedNode::State::kRun && !planned.memory.empty();
+        fmt::print("{:<7} {:<{}}  {:<12} {}{}{}\n", state, planned.node->id, width,
                    planned.node->item == nullptr ? planned.node->type->name : planned.node->item->name(),
-                   planned.reason, planned.node->implied ? " (implied by the table)" : "");
+                   planned.reason, planned.node->implied ? " (implied by the table)" : "",
+                   runs ? fmt::format(" [{}]", planned.memory) : "");
     }
     fmt::print("{} of {} nodes to run\n", to_run, plan.size());
+    if (!needs.empty()) fmt::print("{}\n", needs);
     return 0;
 }
 

@@ -74,6 +74,24 @@ std::string memory_text(const Description& description) {
                                     : description.holds;
 }
 
+std::string needs_text(const Graph& graph, const GraphDescription& described, const std::vector<bool>& there) {
+    size_t most = graph.nodes.size(), unknown = 0;
+    for (size_t n = 0; n < graph.nodes.size(); ++n) {
+        if (n < there.size() && there[n]) continue;
+        const std::optional<uint64_t>& bytes = described.nodes[n].memory_bytes;
+        if (bytes && (most == graph.nodes.size() || *bytes > *described.nodes[most].memory_bytes)) most = n;
+        // What streams says what it holds, and how much is no question of the input.
+        if (!described.nodes[n].bytes && !described.nodes[n].encoder.empty()) ++unknown;
+    }
+    std::string text;
+    if (most < graph.nodes.size())
+        text = fmt::format("{} holds most in memory: {}", graph.nodes[most].id, memory_text(described.nodes[most]));
+    if (const uint64_t bytes = bytes_to_make(described, there); bytes > 0)
+        text += fmt::format("{}results take about {} on the disk{}", text.empty() ? "" : "; ", size_text(bytes),
+                            unknown == 0 ? "" : fmt::format(", and {} more of a size that isn't known yet", unknown));
+    return text;
+}
+
 uint64_t bytes_to_make(const GraphDescription& described, const std::vector<bool>& there) {
     uint64_t sum = 0;
     for (size_t n = 0; n < described.nodes.size(); ++n)

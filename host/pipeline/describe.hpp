@@ -64,6 +64,7 @@ struct Description {
 class Describing {
 public:
     const Graph& graph;
+    const size_t index;  ///< of the node in it
     const GraphNode& node;
     const Registry& registry;
     /// The node's result where it is there already (a data set that was looked at), else empty.
@@ -96,9 +97,9 @@ public:
     /// What the user should know, though it works.
     void note(std::string_view at, std::string message);
 
-    Describing(const Graph& graph_, size_t index, const Registry& registry_, const std::vector<Description>& nodes,
+    Describing(const Graph& graph_, size_t index_, const Registry& registry_, const std::vector<Description>& nodes,
                std::map<std::string, std::any>& known_)
-        : graph(graph_), node(graph_.nodes[index]), registry(registry_), known(known_), nodes_(nodes) {}
+        : graph(graph_), index(index_), node(graph_.nodes[index_]), registry(registry_), known(known_), nodes_(nodes) {}
     std::vector<Diagnostic> problems, notes;
 
 private:
@@ -136,6 +137,10 @@ GraphDescription describe_graph(const Graph& graph, const Registry& registry,
 
 /// "whole model, gradients and optimiser, at least 1.4 GB"; empty where nothing is known.
 std::string memory_text(const Description& description);
+/// Of the nodes that aren't `there` the one whose work holds most, and what their results take on the disk:
+/// "expert[bird] holds most: whole model, …, about 1.2 GB; results take about 3.4 GB on the disk". Empty where nothing
+/// of either is known.
+std::string needs_text(const Graph& graph, const GraphDescription& described, const std::vector<bool>& there);
 /// "7.6 MB"
 std::string size_text(uint64_t bytes);
 

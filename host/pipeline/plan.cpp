@@ -8,7 +8,7 @@
 namespace biophony {
 
 std::vector<PlannedNode> plan_graph(const Graph& graph, const Registry& registry, const RunOptions& options,
-                                    RunObserver& observer) {
+                                    RunObserver& observer, std::string& needs) {
     Work work(graph, registry, options, observer);
     observer.begin(graph.nodes.size());
     std::vector<PlannedNode> plan;
@@ -54,6 +54,9 @@ std::vector<PlannedNode> plan_graph(const Graph& graph, const Registry& registry
     const GraphDescription described = describe_graph(graph, registry, results);
     if (!described.problems.empty()) throw ProblemsError(described.problems);
     for (const NodeNote& note : described.notes) observer.note(graph.nodes[note.node], note.what.message);
+    std::vector<bool> there;
+    for (const PlannedNode& planned : plan) there.push_back(planned.state != PlannedNode::State::kRun);
+    needs = needs_text(graph, described, there);
     for (size_t i = 0; i < plan.size(); ++i) {
         plan[i].memory = memory_text(described.nodes[i]);
         plan[i].memory_bytes = described.nodes[i].memory_bytes.value_or(0);

@@ -20,8 +20,8 @@ struct PlannedNode {
 };
 
 /// Says what run_graph() would do. Data sets are looked at (their audio is read once), nothing else runs. Throws
-/// ProblemsError for what can't work.
+/// ProblemsError for what can't work. `needs` becomes the needs_text() of what is to be made.
 std::vector<PlannedNode> plan_graph(const Graph& graph, const Registry& registry, const RunOptions& options,
-                                    RunObserver& observer);
+                                    RunObserver& observer, std::string& needs);
 
 }  // namespace biophony

@@ -148,10 +148,15 @@ std::vector<std::string> trained_labels(const std::vector<const ClipSet*>& sets)
     for (const ClipSet* set : sets)
         for (const Clip& clip : set->clips)
             if (clip.split == Split::kTrain) labels.insert(clip.label);
+    std::vector<std::string> out(labels.begin(), labels.end());
+    require_two(out);
+    return out;
+}
+
+void require_two(const std::vector<std::string>& labels) {
     if (labels.size() < 2)
         throw Error(Code::kRunFailed,
                     fmt::format("found {} labels with train clips, expected at least 2", labels.size()));
-    return {labels.begin(), labels.end()};
 }
 
 int64_t class_of(const std::vector<std::string>& labels, const std::string& label) {

@@ -69,6 +69,9 @@ std::string two_sets_of_one_name(const std::string& group, const std::string& no
 /// two.
 std::vector<std::string> trained_labels(const std::vector<const ClipSet*>& sets);
 
+/// Throws Error(kRunFailed) where these are too few to tell apart.
+void require_two(const std::vector<std::string>& labels);
+
 /// The place of a label in a sorted list of labels, or −1.
 int64_t class_of(const std::vector<std::string>& labels, const std::string& label);
 

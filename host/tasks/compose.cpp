@@ -162,7 +162,7 @@ void describe_compose(Describing& describing) {
     Description& out = describing.out;
     describe_vectors(describing, "base");
     out.origin = std::make_shared<const Origin>(
-        Origin{.node = describing.graph.index_of(describing.node.id), .about = "compose", .file = {}});
+        Origin{.node = describing.index, .about = "compose", .file = {}});
     out.bytes = out.weights;
     std::vector<Diagnostic> told_before;
     bool whole = false, global = false;

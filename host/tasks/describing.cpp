@@ -222,7 +222,7 @@ Together describe_training(Describing& describing, const std::string& port) {
     if (!out.looked) return out;
     describing.out.labels = out.train_labels;
     try {
-        trained_labels(out.sets);
+        require_two(out.train_labels);
     } catch (const Error& error) {
         describing.problem("/in/" + port, fmt::format("'{}': {}", describing.node.id, error.message()), error.code());
     }

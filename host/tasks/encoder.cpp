@@ -65,7 +65,7 @@ void describe_encoder(Describing& describing) {
     params.erase("checkpoint");
     params.erase("config");
     out.encoder = node.item->name();
-    Origin origin{.node = describing.graph.index_of(node.id)};
+    Origin origin{.node = describing.index};
     if (node.params.contains("checkpoint")) {
         origin.kind = Origin::Kind::kFile;
         origin.file = node.params["checkpoint"].get<std::string>();

@@ -48,7 +48,7 @@ void describe_pretrain(Describing& describing) {
     if (node.params.value("steps", int64_t{1}) == 0) {
         out.origin = start.origin;
     } else {
-        Origin origin{.kind = Origin::Kind::kTrained, .node = describing.graph.index_of(node.id)};
+        Origin origin{.kind = Origin::Kind::kTrained, .node = describing.index};
         Json params = node.params;
         params.erase("log_every");
         Json heard = Json::array();
