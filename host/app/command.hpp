@@ -32,6 +32,7 @@ int plan_command(const std::vector<std::string>& arguments);
 int merge_command(const std::vector<std::string>& arguments);
 int schema_command(const std::vector<std::string>& arguments);
 int run_command(const std::vector<std::string>& arguments);
+int run_node_command(const std::vector<std::string>& arguments);
 int embed_command(const std::vector<std::string>& arguments);
 int convert_command(const std::vector<std::string>& arguments);
 
@@ -49,8 +50,10 @@ Registry make_registry(const options::variables_map& values, bool probe = true);
 
 /// parse() for a command that takes a pipeline: FILE, --set, --params, --plugin-path; where it `runs` one, also --out,
 /// --store, --threads and --no-cache.
+/// `add_more` adds a command's own options; `second` is the name of a second argument.
 bool parse_pipeline(const std::vector<std::string>& arguments, const char* usage, const char* summary, bool runs,
-                    options::variables_map& values, const options::options_description& more = {});
+                    options::variables_map& values, void (*add_more)(options::options_description&) = nullptr,
+                    const char* second = nullptr);
 /// --format text|json; format_of() throws Error(kInvalid) for another one.
 void add_format_option(options::options_description& described);
 std::string format_of(const options::variables_map& values);
@@ -75,6 +78,9 @@ Json check_report(const std::vector<Diagnostic>& problems, const std::vector<Nod
                   const options::variables_map& values);
 /// Prints problems: one a line, and their number, to standard error; with --format json to standard output.
 void print_problems(const std::vector<Diagnostic>& problems, const options::variables_map& values);
+
+/// Tells the error and ends the process at once, whatever other threads do.
+[[noreturn]] void leave(const Error& error);
 
 /// Set by Ctrl-C and SIGTERM.
 extern Cancel cancel;

@@ -7,13 +7,11 @@ namespace biophony::app {
 
 int plan_command(const std::vector<std::string>& arguments) {
     options::variables_map values;
-    options::options_description more;
-    add_format_option(more);
     if (!parse_pipeline(
             arguments, "plan FILE [options]",
             "Says for each node whether its result is there or would be made, and why. Data sets are looked at; "
             "nothing else runs.",
-            true, values, more))
+            true, values, add_format_option))
         return 0;
     format_of(values);
     int status = 0;

@@ -6,6 +6,7 @@
 #include "base/files.hpp"
 #include "base/schema.hpp"
 #include "base/sha256.hpp"
+#include "pipeline/file_hash.hpp"
 #include "plugins/merger_traits.hpp"
 
 namespace biophony {
@@ -19,7 +20,7 @@ Json params_for_key(const GraphNode& node) {
     for (const Json* schema : schemas) {
         if (schema == nullptr) continue;
         for (const auto& [pointer, path] : paths_that_must_exist(*schema, node.params, ""))
-            if (fs::is_regular_file(path)) params[Json::json_pointer(pointer)] = "sha256:" + sha256_file(path);
+            if (fs::is_regular_file(path)) params[Json::json_pointer(pointer)] = "sha256:" + file_hash(path);
     }
     return params;
 }

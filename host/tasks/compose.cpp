@@ -146,7 +146,7 @@ void run_compose(TaskContext& context) {
     const MergeReport report = merge(context.input("base").folder / "encoder.safetensors", vectors, stages,
                                      context.out / "encoder.safetensors", options);
     const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
-    const Geometry geometry = observer.geometry();
+    const Geometry& geometry = observer.geometry();
     std::vector<std::string> used;
     for (const MergeStage& stage : stages) used.push_back(stage.item->id);
     const std::vector<std::string> warnings = geometry.warnings(used);
