@@ -6,11 +6,13 @@ namespace biophony::app {
 
 int check_command(const std::vector<std::string>& arguments) {
     options::variables_map values;
+    options::options_description more;
+    add_format_option(more);
     if (!parse_pipeline(
             arguments, "check FILE [--set NAME=VALUE]… [--params FILE]… [--format json] [--plugin-path DIR]…",
             "Checks a pipeline: syntax, names, ports, parameters, plugins, files, and whether nodes can go together as "
             "far as that is known before audio is read. Reports every problem with its place.",
-            false, values, add_format_option))
+            false, values, more))
         return 0;
     format_of(values);
     int status = 0;

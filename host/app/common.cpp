@@ -95,16 +95,15 @@ void add_run_options(options::options_description& described) {
 }  // namespace
 
 bool parse_pipeline(const std::vector<std::string>& arguments, const char* usage, const char* summary, bool runs,
-                    options::variables_map& values, void (*add_more)(options::options_description&),
-                    const char* second) {
+                    options::variables_map& values, const options::options_description& more) {
     options::options_description described;
     add_pipeline_options(described);
     if (runs) add_run_options(described);
-    if (add_more != nullptr) add_more(described);
+    described.add(more);
     add_plugin_options(described);
     options::positional_options_description positional;
     positional.add("_file", 1);
-    if (second != nullptr) positional.add(second, 1);
+    if (more.find_nothrow("_second", false) != nullptr) positional.add("_second", 1);
     return parse(arguments, usage, summary, described, positional, values);
 }
 
@@ -121,8 +120,7 @@ Graph load_pipeline(const options::variables_map& values, const Registry& regist
             } catch (const Error& error) {
                 throw Error(Code::kInvalid, error.message(), error.where());
             }
-            const JsonText json = JsonText::parse(text, file, problems);
-            if (problems.empty()) overrides.params_files.emplace_back(fs::absolute(file), json.value());
+            overrides.params_files.push_back(JsonText::parse(std::move(text), file, problems));
         }
     if (values.count("set") > 0)
         for (const std::string& text : values["set"].as<std::vector<std::string>>())
@@ -165,14 +163,17 @@ std::string format_of(const options::variables_map& values) {
     return format;
 }
 
+fs::path store_of(const options::variables_map& values) {
+    if (values.count("store") > 0) return values["store"].as<std::string>();
+    const char* store = std::getenv("BIOPHONY_STORE");
+    return store != nullptr && *store != 0 ? fs::path(store) : cache_folder() / "store";
+}
+
 RunOptions run_options(const options::variables_map& values, const std::vector<std::string>& command_line) {
     RunOptions run;
     run.out = values.count("out") > 0 ? fs::path(values["out"].as<std::string>())
                                       : fs::path("runs") / fs::path(values["_file"].as<std::string>()).stem();
-    const char* store = std::getenv("BIOPHONY_STORE");
-    run.store = values.count("store") > 0         ? fs::path(values["store"].as<std::string>())
-                : store != nullptr && *store != 0 ? fs::path(store)
-                                                  : cache_folder() / "store";
+    run.store = store_of(values);
     const int threads = values.count("threads") > 0
                             ? values["threads"].as<int>()
                             : static_cast<int>(std::clamp(std::thread::hardware_concurrency(), 1u, 16u));
@@ -221,7 +222,7 @@ Json record_of(const Diagnostic& problem) {
 }  // namespace
 
 bool wants_json(const options::variables_map& values) {
-    return values.count("format") > 0 && format_of(values) == "json";
+    return values.count("format") > 0 && values["format"].as<std::string>() == "json";
 }
 
 Json check_report(const std::vector<Diagnostic>& problems, const std::vector<NodeNote>& notes,
@@ -240,8 +241,12 @@ Json check_report(const std::vector<Diagnostic>& problems, const std::vector<Nod
 }
 
 void print_problems(const std::vector<Diagnostic>& problems, const options::variables_map& values) {
-    if (wants_json(values)) return fmt::print("{}\n", check_report(problems, {}, values).dump(2, ' ', false, Json::error_handler_t::replace));
-    for (const Diagnostic& problem : problems) fmt::print(stderr, "{}\n", problem.text());
+    if (wants_json(values))
+        return fmt::print("{}\n",
+                          check_report(problems, {}, values).dump(2, ' ', false, Json::error_handler_t::replace));
+    constexpr size_t kMostShown = 100;
+    for (size_t i = 0; i < std::min(problems.size(), kMostShown); ++i) fmt::print(stderr, "{}\n", problems[i].text());
+    if (problems.size() > kMostShown) fmt::print(stderr, "… and {} more\n", problems.size() - kMostShown);
     fmt::print(stderr, "biophony: {} problem{}\n", problems.size(), problems.size() == 1 ? "" : "s");
 }
 
