@@ -81,7 +81,7 @@ std::vector<MergeStage> stages_of(const Json& methods, const Registry& registry,
         if (const std::string what = check_stages(stages, bad, experts); !what.empty())
             problems.push_back({Code::kInvalid, {}, "--method: " + what});
     if (!problems.empty()) {
-        print_problems(problems);
+        print_problems(problems, {});
         const bool only_plugins =
             std::all_of(problems.begin(), problems.end(), [](const Diagnostic& p) { return p.code == Code::kPlugin; });
         status = static_cast<int>(only_plugins ? Code::kPlugin : Code::kInvalid);

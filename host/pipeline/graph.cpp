@@ -123,6 +123,11 @@ Graph make_graph(std::string text, const std::filesystem::path& file, const Over
         GraphNode node{
             .id = instance.id, .stem = key.stem, .type = nodes[n].type, .item = nodes[n].item, .seed = nodes[n].seed};
         for (const Axis* axis : key.axes) node.axes.emplace_back(axis->name, instance.axes.at(axis->name)->text);
+        for (const auto& [port, sources] : nodes[n].inputs)
+            node.places[pointer_join("/in", port)] = definition.where(pointer_join(key.address + "/in", port));
+        for (const auto& [name, value] : nodes[n].params.value.items())
+            node.places[pointer_join("/with", name)] =
+                definition.where(nodes[n].params.address(pointer_join("", name)));
         node.params = std::move(nodes[n].params.value);
         node.inputs = std::move(nodes[n].inputs);
         node.names = std::move(nodes[n].names);
