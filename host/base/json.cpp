@@ -35,7 +35,11 @@ std::string describe(const Json& value) {
         case Json::value_t::array: return fmt::format("an array of {}", value.size());
         case Json::value_t::string: {
             std::string text = value.dump(-1, ' ', false, Json::error_handler_t::replace);
-            if (text.size() > 60) text = text.substr(0, 57) + "…\"";
+            if (text.size() > 60) {
+                size_t end = 57;
+                while ((static_cast<unsigned char>(text[end]) & 0xC0) == 0x80) --end;  // no halves of characters
+                text = text.substr(0, end) + "…\"";
+            }
             return "the string " + text;
         }
         case Json::value_t::boolean: return value.get<bool>() ? "true" : "false";
@@ -50,6 +54,11 @@ void refuse_non_finite(const Json& value) {
         throw Error(Code::kInternal, "a number that is not finite can't be written as JSON");
     if (value.is_structured())
         for (const auto& item : value) refuse_non_finite(item);
+}
+
+/// The text with U+FFFD for what is no UTF-8, so that a message about it is text.
+std::string as_utf8(const std::string& text) {
+    return Json::parse(Json(text).dump(-1, ' ', false, Json::error_handler_t::replace)).get<std::string>();
 }
 
 /// Walks a text that is known to be JSON and notes where each value begins and which keys stand twice.
@@ -195,10 +204,10 @@ JsonText JsonText::parse(std::string text, std::string file, std::vector<Diagnos
         const size_t back = at > 0 && at < text.size() && text[at] == '*' ? at - 1 : at;
         if (back < text.size() && (text[back] == '/' || text[back] == '#'))
             what = "comments are not JSON; put the words into a \"notes\" value";
-        problem_at(at, "not JSON: " + what);
+        problem_at(at, "not JSON: " + as_utf8(what));
         return out;
     } catch (const Json::exception& error) {
-        problem_at(0, fmt::format("not JSON: {}", error.what()));
+        problem_at(0, fmt::format("not JSON: {}", as_utf8(error.what())));
         return out;
     }
     Walker(text, out.file_, out.places_, problems).walk();

@@ -201,7 +201,8 @@ void apply_schema(const Json& schema, Json& value, std::string_view pointer, std
                 message += fmt::format("; did you mean '{}'?", near);
         }
         bool already_told = false;
-        for (const auto& problem : problems) already_told |= problem.where.pointer.starts_with(where);
+        for (const auto& problem : problems)
+            already_told |= problem.where.pointer == where || problem.where.pointer.starts_with(where + "/");
         if (!already_told) problems.push_back({Code::kInvalid, {.pointer = where}, message});
     }
     // Rules about the object as a whole (anyOf of required keys …) have no place of their own.

@@ -210,7 +210,9 @@ Expansion expand_axes(Definition& definition) {
 }
 
 void put_node_overrides(Definition& definition, const Expansion& expansion, const Overrides& overrides) {
-    for (const auto& [name, value] : overrides.set) {
+    for (const auto& change : overrides.set) {
+        const std::string& name = change.first;  // clang 14 captures no structured bindings
+        const Json& value = change.second;
         const std::string section = name.substr(0, name.find('.'));
         if (section == "params" || section == "axes") continue;
         const Override by{
