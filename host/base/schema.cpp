@@ -4,6 +4,8 @@
 
 #include <functional>
 #include <set>
+
+#define VALIJSON_USE_EXCEPTIONS 1  // without, it ends the program
 #include <valijson/adapters/nlohmann_json_adapter.hpp>
 #include <valijson/schema.hpp>
 #include <valijson/schema_parser.hpp>
@@ -67,6 +69,28 @@ const Json* schema_at(const Json& schema, const std::vector<std::string>& path) 
             return nullptr;
     }
     return at;
+}
+
+/// What valijson is given: without "format", which says nothing that it checks, and for which it throws where the value
+/// is no string.
+Json without_formats(const Json& schema) {
+    if (schema.is_array()) {
+        Json out = Json::array();
+        for (const Json& inner : schema) out.push_back(without_formats(inner));
+        return out;
+    }
+    if (!schema.is_object()) return schema;
+    Json out = Json::object();
+    for (const auto& [key, inner] : schema.items()) {
+        if (key == "format") continue;
+        if (key == "properties" && inner.is_object())
+            for (const auto& [name, property] : inner.items()) out[key][name] = without_formats(property);
+        else if (key == "default" || key == "enum" || key == "const")
+            out[key] = inner;
+        else
+            out[key] = without_formats(inner);
+    }
+    return out;
 }
 
 /// valijson names a place as "<root>[a][b]".
@@ -151,7 +175,8 @@ void apply_schema(const Json& schema, Json& value, std::string_view pointer, std
 
     valijson::Schema compiled;
     valijson::SchemaParser parser;
-    const valijson::adapters::NlohmannJsonAdapter schema_adapter(schema);
+    const Json checked = without_formats(schema);
+    const valijson::adapters::NlohmannJsonAdapter schema_adapter(checked);
     try {
         parser.populateSchema(schema_adapter, compiled);
     } catch (const std::exception& error) {
