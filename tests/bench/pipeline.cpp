@@ -36,7 +36,8 @@ NodeTypes types() {
              .parameters = Json::parse(R"({"type": "object", "properties": {"number": {"type": "integer"}}})"),
              .sources = "trivial",
              .run = [](TaskContext& context) {
-                 write_file_atomically(context.out / "content.txt", content(context.params.at("number").get<int64_t>()));
+                 write_file_atomically(context.out / "content.txt",
+                                       content(context.params.at("number").get<int64_t>()));
              }});
     return all;
 }

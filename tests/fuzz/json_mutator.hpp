@@ -77,21 +77,25 @@ private:
 
     std::string word() {
         static const std::vector<std::string> kWords = {
-            "use",  "in",     "with",   "seed", "notes",  "param",  "params", "axes",        "nodes",   "biophony", "data",
-            "base", "vectors", "encoder", "{a}", "x[*]",   "x[a]",   "x[*,a]", "with[*,0]",   "with[a]", "{{",       "*",
-            "file", "stages", "table",  "head", "scores", "experts", "checkpoint", "fine-tune", "a.b",  "0",        "/~1~0"};
+            "use",       "in",         "with",      "seed",    "notes",   "param",  "params", "axes", "nodes",
+            "biophony",  "data",       "base",      "vectors", "encoder", "{a}",    "x[*]",   "x[a]", "x[*,a]",
+            "with[*,0]", "with[a]",    "{{",        "*",       "file",    "stages", "table",  "head", "scores",
+            "experts",   "checkpoint", "fine-tune", "a.b",     "0",       "/~1~0"};
         return below(3) == 0 || words_.empty() ? kWords[below(kWords.size())] : words_[below(words_.size())];
     }
 
     Value edge() {
-        static const std::vector<Value> kEdges = {nullptr, true,      0,      1,     -1,   INT64_MAX, UINT64_MAX, 0.5, 1e300,
-                                                  -0.0,    10001, 1e-9, "", Value::object(), Value::array(), "\xc3\xa9", " "};
+        static const std::vector<Value> kEdges = {
+            nullptr, true, 0,     1,    -1, INT64_MAX,       UINT64_MAX,     0.5,
+            1e300,   -0.0, 10001, 1e-9, "", Value::object(), Value::array(), "\xc3\xa9",
+            " "};
         return kEdges[below(kEdges.size())];
     }
 
     /// As references and templates are: a part in brackets or braces becomes another.
     std::string twisted(const std::string& text) {
-        static const std::vector<std::string> kParts = {"[*]", "[", "]", "[a]", ",", "*", "{", "}", "{a}", ":", ".", "[0,*]", "-"};
+        static const std::vector<std::string> kParts = {"[*]", "[",   "]", "[a]", ",",     "*", "{",
+                                                        "}",   "{a}", ":", ".",   "[0,*]", "-"};
         std::string out = text;
         const size_t at = below(out.size() + 1);
         switch (below(4)) {

@@ -85,8 +85,9 @@ void check_problem(const Diagnostic& problem, const std::string& file, std::stri
 std::string told(const Graph& graph) {
     std::vector<std::string> lines;
     for (const GraphNode& node : graph.nodes) {
-        std::string line = fmt::format("{} {} {} {} {}", node.id, node.type->name,
-                                       node.item == nullptr ? "-" : node.item->name(), node.seed, canonical(node.params));
+        std::string line =
+            fmt::format("{} {} {} {} {}", node.id, node.type->name, node.item == nullptr ? "-" : node.item->name(),
+                        node.seed, canonical(node.params));
         for (const auto& [axis, value] : node.axes) line += fmt::format(" {}={}", axis, value);
         for (const auto& [port, sources] : node.inputs)
             for (const size_t source : sources) line += fmt::format(" {}:{}", port, graph.nodes.at(source).id);
@@ -112,7 +113,6 @@ void check_graph(const Graph& graph) {
 std::string read_options(std::string text, Overrides& overrides) {
     const size_t end = std::min(text.find("\n--set "), text.find("\n--params "));
     if (end == std::string::npos) return text;
-    std::vector<Diagnostic> problems;
     for (size_t at = end + 1; at < text.size();) {
         const std::string line = text.substr(at, text.find('\n', at) - at);
         at += line.size() + 1;
@@ -124,9 +124,9 @@ std::string read_options(std::string text, Overrides& overrides) {
                 if (error.code() != Code::kInvalid || !is_utf8(error.what())) fails("--set refuses", error.what());
             }
         } else if (line.starts_with("--params ")) {
-            const size_t before = problems.size();
+            std::vector<Diagnostic> problems;
             const JsonText json = JsonText::parse(value, "values.params", problems);
-            if (problems.size() == before) overrides.params_files.emplace_back("/fuzz/values.params", json.value());
+            if (problems.empty()) overrides.params_files.emplace_back("/fuzz/values.params", json.value());
             for (const Diagnostic& problem : problems) check_problem(problem, "values.params", value, false);
         }
     }
@@ -149,7 +149,8 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     const std::string effective = graph.effective.dump(2);
     const Graph again = make_graph(effective, "/fuzz/run/pipeline.effective.json", {}, types(), registry(), problems);
     if (!problems.empty()) fails("the effective pipeline is good", problems.front().text() + "\n" + effective);
-    if (again.effective != graph.effective) fails("it is its own effective pipeline", effective + again.effective.dump(2));
+    if (again.effective != graph.effective)
+        fails("it is its own effective pipeline", effective + again.effective.dump(2));
     if (told(again) != told(graph)) fails("it stands for the same graph", told(graph) + "\n\n" + told(again));
     return 0;
 }
