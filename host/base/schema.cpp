@@ -3,6 +3,9 @@
 #include <fmt/format.h>
 
 #include <functional>
+#include <map>
+#include <memory>
+#include <mutex>
 #include <set>
 
 #define VALIJSON_USE_EXCEPTIONS 1  // without, it ends the program
@@ -93,6 +96,20 @@ Json without_formats(const Json& schema) {
     return out;
 }
 
+/// Compiled once: nodes of one type are held against the same schema. Throws where valijson can't use it. [any thread]
+std::shared_ptr<const valijson::Schema> compiled(const Json& schema) {
+    static std::mutex mutex;
+    static std::map<std::string, std::shared_ptr<const valijson::Schema>> known;
+    const std::string text = schema.dump();
+    const std::lock_guard lock(mutex);
+    if (const auto found = known.find(text); found != known.end()) return found->second;
+    const Json checked = without_formats(schema);
+    auto made = std::make_shared<valijson::Schema>();
+    valijson::SchemaParser().populateSchema(valijson::adapters::NlohmannJsonAdapter(checked), *made);
+    if (known.size() >= 1000) known.clear();
+    return known[text] = made;
+}
+
 /// valijson names a place as "<root>[a][b]".
 std::vector<std::string> keys_of_context(const std::vector<std::string>& context) {
     std::vector<std::string> keys;
@@ -173,12 +190,9 @@ void apply_schema(const Json& schema, Json& value, std::string_view pointer, std
                      fmt::format("the parameter {} is missing, expected {}", name.dump(),
                                  expected_by(schema["properties"].value(name.get<std::string>(), Json::object())))});
 
-    valijson::Schema compiled;
-    valijson::SchemaParser parser;
-    const Json checked = without_formats(schema);
-    const valijson::adapters::NlohmannJsonAdapter schema_adapter(checked);
+    std::shared_ptr<const valijson::Schema> rules;
     try {
-        parser.populateSchema(schema_adapter, compiled);
+        rules = compiled(schema);
     } catch (const std::exception& error) {
         problems.push_back(
             {Code::kPlugin, {.pointer = root}, fmt::format("the schema itself can't be used: {}", error.what())});
@@ -187,7 +201,7 @@ void apply_schema(const Json& schema, Json& value, std::string_view pointer, std
     valijson::Validator validator(valijson::Validator::kStrongTypes);
     valijson::ValidationResults results;
     const valijson::adapters::NlohmannJsonAdapter value_adapter(value);
-    if (validator.validate(compiled, value_adapter, &results)) return;
+    if (validator.validate(*rules, value_adapter, &results)) return;
 
     // valijson reports a place once for itself and once for each parent ("failed to validate against properties");
     // the deepest place is the useful one, and one message per place is enough.
