@@ -152,7 +152,7 @@ class Case:
             for id, expected in self.expect["nodes"].items():
                 compare(f"node {id}", self.described(found[id], expected), expected)
         if "error" in self.expect:
-            if self.update:
+            if self.update and not self.expect["error"]:
                 self.expect["error"] = manifest["error"]
             require(manifest["error"] is not None and self.expect["error"] in manifest["error"],
                     f"the error: found {manifest['error']}, expected {self.expect['error']}")
@@ -297,6 +297,23 @@ def pretty(value, indent=0):
     return brackets[0] + "\n" + ",\n".join(lines) + "\n" + " " * indent + brackets[1]
 
 
+def wrong_cases_fail():
+    """Cases that expect nothing, or what isn't so, are no good cases."""
+    good = {"biophony": 1, "nodes": {"clips": {"use": "dataset:synthetic", "with": {"group": "frog"}}, "sounds": {"use": "background", "in": {"data": "clips"}}}}
+    says = {"about": "x", "command": "check"}
+    for expect in ({"about": "x"}, {}, {**says, "lines": ["another"]}, {**says, "says": ["another"]}, {**says, "lines": [], "status": 2},
+                   {**says, "lines": [], "nodse": {}}, {"about": "x", "nodes": {}}, {"about": "x", "values": {"metrics.json": {"/none": 1}}},
+                   {"about": "x", "files": ["none"]}, {"about": "x", "error": "none"}, {"about": "x", "says": [], "again": {"y": {"options": ["--no-cache"], "same": ["z"]}}}):
+        with Folder() as folder:
+            folder.write("case/pipeline.json", good)
+            folder.write("case/expect.json", expect)
+            try:
+                Case(folder.path / "case", False).test(False)
+            except Wrong:
+                continue
+            raise SystemExit(f"a case that expects {expect} did not fail")
+
+
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--update", action="store_true", help="write what is found into the expect.json of the cases, to be read")
@@ -307,6 +324,8 @@ def main():
     if len(names) < (1 if arguments.cases else 10):
         raise SystemExit(f"{CASES}: found {len(names)} cases, expected at least 10")
     run_help()
+    if not arguments.cases:
+        wrong_cases_fail()
 
     def one(name):
         begin = time.monotonic()
