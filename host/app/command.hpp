@@ -29,7 +29,9 @@ int inspect_command(const std::vector<std::string>& arguments);
 int check_command(const std::vector<std::string>& arguments);
 int plan_command(const std::vector<std::string>& arguments);
 int merge_command(const std::vector<std::string>& arguments);
+int schema_command(const std::vector<std::string>& arguments);
 int run_command(const std::vector<std::string>& arguments);
+int run_node_command(const std::vector<std::string>& arguments);
 int embed_command(const std::vector<std::string>& arguments);
 int convert_command(const std::vector<std::string>& arguments);
 
@@ -47,8 +49,10 @@ Registry make_registry(const options::variables_map& values, bool probe = true);
 
 /// parse() for a command that takes a pipeline: FILE, --set, --params, --plugin-path; where it `runs` one, also --out,
 /// --store, --threads and --no-cache.
+/// `add_more` adds a command's own options; `second` is the name of a second argument.
 bool parse_pipeline(const std::vector<std::string>& arguments, const char* usage, const char* summary, bool runs,
-                    options::variables_map& values);
+                    options::variables_map& values, void (*add_more)(options::options_description&) = nullptr,
+                    const char* second = nullptr);
 /// Reads, checks and expands the pipeline. Prints all problems to standard error and sets `status` where there are any.
 Graph load_pipeline(const options::variables_map& values, const Registry& registry, int& status);
 
@@ -61,6 +65,9 @@ void require_other_file(const char* option, const std::filesystem::path& out, co
 
 /// What a checkpoint has: container, tensors, configuration, labels, and what is left aside.
 void print_checkpoint(const Checkpoint& checkpoint);
+
+/// Tells the error and ends the process at once, whatever other threads do.
+[[noreturn]] void leave(const Error& error);
 
 /// Prints problems, one a line, and their number.
 void print_problems(const std::vector<Diagnostic>& problems);

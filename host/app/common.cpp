@@ -95,13 +95,16 @@ void add_run_options(options::options_description& described) {
 }  // namespace
 
 bool parse_pipeline(const std::vector<std::string>& arguments, const char* usage, const char* summary, bool runs,
-                    options::variables_map& values) {
+                    options::variables_map& values, void (*add_more)(options::options_description&),
+                    const char* second) {
     options::options_description described;
     add_pipeline_options(described);
     if (runs) add_run_options(described);
+    if (add_more != nullptr) add_more(described);
     add_plugin_options(described);
     options::positional_options_description positional;
     positional.add("_file", 1);
+    if (second != nullptr) positional.add(second, 1);
     return parse(arguments, usage, summary, described, positional, values);
 }
 
@@ -168,6 +171,13 @@ RunOptions run_options(const options::variables_map& values, const std::vector<s
     run.cancel = &cancel;
     run.command_line = command_line;
     return run;
+}
+
+void leave(const Error& error) {
+    std::fflush(stdout);
+    fmt::print(stderr, "biophony: {}\n", error.what());
+    std::fflush(stderr);
+    std::_Exit(static_cast<int>(error.code()));
 }
 
 void print_problems(const std::vector<Diagnostic>& problems) {

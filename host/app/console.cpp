@@ -32,6 +32,8 @@ std::string Console::label() const {
 
 void Console::begin(size_t nodes) {
     nodes_ = nodes;
+    ended_ = 0;
+    run_begin_ = last_shown_ = Clock::now();
 }
 
 void Console::node_started(size_t index, const GraphNode& node) {
@@ -44,10 +46,38 @@ void Console::start(const std::string& what) {
     unit_.clear();
     node_begin_ = last_shown_ = unit_begin_ = Clock::now();
     if (terminal_) {
-        fmt::print(stderr, "\r\033[K{} …", label());
+        fmt::print(stderr, "\r\033[K{} …", nodes_ > 1 ? what : label());
         std::fflush(stderr);
         line_open_ = true;
     }
+}
+
+bool Console::is_due(Clock::time_point begin) {
+    // A terminal is refreshed five times a second, a pipe gets a line every ten seconds.
+    if (since(begin) < 2 || since(last_shown_) < (terminal_ ? 0.19 : 10.0)) return false;
+    last_shown_ = Clock::now();
+    return true;
+}
+
+void Console::show(std::string text, double part) {
+    if (!terminal_) {
+        fmt::print(stderr, "{}\n", text);
+    } else {
+        constexpr int kBar = 20;
+        std::string bar;
+        for (int i = 0; part >= 0 && i < kBar; ++i) bar += i < static_cast<int>(kBar * std::min(1.0, part)) ? "█" : "░";
+        winsize size{};
+        const size_t columns = ::ioctl(STDERR_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 0 ? size.ws_col : 80;
+        if (!bar.empty() && text.size() + kBar + 2 < columns)
+            text = bar + " " + text;
+        else
+            bar.clear();
+        size_t bytes = std::min(text.size(), std::max<size_t>(columns, 20) - 1 + bar.size());
+        while (bytes < text.size() && (static_cast<unsigned char>(text[bytes]) & 0xc0) == 0x80) --bytes;
+        fmt::print(stderr, "\r\033[K{}", text.substr(0, bytes));
+        line_open_ = true;
+    }
+    std::fflush(stderr);
 }
 
 void Console::update(double done, double total, std::string_view unit) {
@@ -55,29 +85,33 @@ void Console::update(double done, double total, std::string_view unit) {
         unit_ = unit;
         unit_begin_ = Clock::now();
     }
-    // A terminal is refreshed five times a second, a pipe gets a line every ten seconds.
-    if (since(node_begin_) < 2 || since(last_shown_) < (terminal_ ? 0.2 : 10.0)) return;
-    last_shown_ = Clock::now();
+    if (!is_due(node_begin_)) return;
     const double elapsed = since(unit_begin_), rate = elapsed > 0 ? done / elapsed : 0;
     const bool bytes = unit == "bytes";
     const double scale = bytes ? 1e-6 : 1;
     std::string text = fmt::format("{} {:.0f}/{:.0f} {}, {:.3g} {}/s", label(), done * scale, total * scale,
                                    bytes ? "MB" : unit, rate * scale, bytes ? "MB" : unit);
     if (total > done && rate > 0) text += ", " + duration((total - done) / rate) + " left";
-    if (!terminal_) {
-        fmt::print(stderr, "{}\n", text);
-    } else {
-        constexpr int kBar = 20;
-        const int filled = total > 0 ? static_cast<int>(kBar * std::min(1.0, done / total)) : 0;
-        std::string bar;
-        for (int i = 0; i < kBar; ++i) bar += i < filled ? "█" : "░";
-        winsize size{};
-        const size_t columns = ::ioctl(STDERR_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 0 ? size.ws_col : 80;
-        if (text.size() + kBar + 2 < columns) text = bar + " " + text;
-        fmt::print(stderr, "\r\033[K{}", text.substr(0, std::max<size_t>(columns, 20) + bar.size()));
-        line_open_ = true;
+    show(std::move(text), total > 0 ? done / total : 0);
+}
+
+void Console::status(const RunStatus& status) {
+    if (!is_due(run_begin_)) return;
+    std::string text = fmt::format("{}/{} nodes, {} running", status.finished, status.nodes, status.running);
+    if (status.seconds_left >= 1) text += ", about " + duration(status.seconds_left) + " left";
+    double part = -1;
+    if (status.node != nullptr) {
+        text += "; " + status.node->id;
+        if (status.total > 0 || status.done > 0) {
+            const bool bytes = status.unit == "bytes";
+            const double scale = bytes ? 1e-6 : 1;
+            text += fmt::format(" {:.0f}/{:.0f} {}", status.done * scale, status.total * scale,
+                                bytes ? "MB" : status.unit);
+            if (status.total > 0) part = status.done / status.total;
+        }
+        text += fmt::format(", {}", duration(status.node_seconds));
     }
-    std::fflush(stderr);
+    show(std::move(text), part);
 }
 
 void Console::clear() {
@@ -88,13 +122,19 @@ void Console::clear() {
 
 void Console::note(const GraphNode& node, std::string_view line) {
     clear();
-    fmt::print(stderr, "[{}/{}] {}: {}\n", index_ + 1, nodes_, node.id, line);
+    fmt::print(stderr, "{}: {}\n", node.id, line);
 }
 
-void Console::node_finished(size_t, const GraphNode&, bool cached, double seconds, std::string_view headline) {
+void Console::node_finished(size_t, const GraphNode& node, bool cached, double seconds, std::string_view headline) {
     clear();
-    fmt::print(stderr, "{}: {}{}\n", label(), cached ? "cached" : fmt::format("{:.1f} s", seconds),
+    fmt::print(stderr, "[{}/{}] {}: {}{}\n", ++ended_, nodes_, node.id,
+               cached ? "cached" : fmt::format("{:.1f} s", seconds),
                headline.empty() ? "" : fmt::format(", {}", headline));
+}
+
+void Console::node_failed(size_t, const GraphNode& node, const Error&) {
+    clear();
+    fmt::print(stderr, "[{}/{}] {}: failed\n", ++ended_, nodes_, node.id);
 }
 
 }  // namespace biophony::app

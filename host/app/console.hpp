@@ -11,7 +11,7 @@ namespace biophony::app {
 /// "12 s", "3 min 05 s", "3 h 20 min".
 std::string duration(double seconds);
 
-/// Writes to standard error. Nodes that take less than two seconds show no progress of their own.
+/// Writes to standard error. Work that takes less than two seconds shows no progress. One thread at a time.
 class Console : public RunObserver, public Progress {
 public:
     Console();
@@ -23,6 +23,9 @@ public:
     void note(const GraphNode& node, std::string_view line) override;
     void node_finished(size_t index, const GraphNode& node, bool cached, double seconds,
                        std::string_view headline) override;
+    void node_failed(size_t index, const GraphNode& node, const Error& error) override;
+    /// A run as a whole, and its longest-running node.
+    void status(const RunStatus& status) override;
     void update(double done, double total, std::string_view unit) override;
     /// Ends a line that is still being rewritten.
     void clear();
@@ -30,10 +33,14 @@ public:
 private:
     using Clock = std::chrono::steady_clock;
     std::string label() const;
+    /// Whether it is time to show where work is that began then.
+    bool is_due(Clock::time_point begin);
+    /// One line that the next one rewrites; in a pipe a line for good. `part` of a bar, negative = none.
+    void show(std::string text, double part);
     bool terminal_;
-    size_t nodes_ = 0, index_ = 0;
+    size_t nodes_ = 0, index_ = 0, ended_ = 0;
     std::string node_, unit_;
-    Clock::time_point node_begin_, last_shown_, unit_begin_;
+    Clock::time_point run_begin_, node_begin_, last_shown_, unit_begin_;
     bool line_open_ = false;
 };
 

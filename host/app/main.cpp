@@ -23,11 +23,13 @@ const Command kCommands[] = {
     {"run", "run a pipeline", run_command},
     {"check", "check a pipeline, all problems at once, without reading audio", check_command},
     {"plan", "say what a run would do with each node, and why", plan_command},
+    {"run-node", "run one node of a pipeline against a store, for a cluster's scheduler", run_node_command},
     {"embed", "make embeddings of sound files with an encoder", embed_command},
     {"merge", "merge a base and experts, as files, into one file", merge_command},
     {"plugins", "list the plugins that are found, and those refused with the reason", plugins_command},
     {"inspect", "show an item (dataset:table), a library file or a checkpoint: what it is, what it holds",
      inspect_command},
+    {"schema", "print the JSON Schema of pipelines, for editors, or of a run's files", schema_command},
     {"convert", "write a PyTorch checkpoint, or safetensors in shards, as one safetensors file", convert_command},
     {"probe", "load one library and print what it says",
      [](const std::vector<std::string>& arguments) { return probe_main(arguments.at(0)); }, true},
@@ -88,7 +90,7 @@ int dispatch(const std::vector<std::string>& command_line) {
     std::vector<std::string> names;
     for (const Command& command : kCommands) {
         if (command_line[1] == command.name) {
-            if (command_line[1] == "run" || command_line[1] == "embed" || command_line[1] == "merge")
+            if (command_line[1] == "run" || command_line[1] == "run-node" || command_line[1] == "embed" || command_line[1] == "merge")
                 set_thread_environment(command_line);
             if (command_line[1] == "probe" && command_line.size() != 3)
                 throw Error(Code::kInvalid, "Usage: biophony probe FILE");

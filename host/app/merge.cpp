@@ -3,6 +3,8 @@
 
 #include <algorithm>
 #include <chrono>
+#include <optional>
+#include <set>
 #include <thread>
 
 #include "app/command.hpp"
@@ -10,6 +12,7 @@
 #include "base/files.hpp"
 #include "plugins/merger_traits.hpp"
 #include "tasks/torch_runtime.hpp"
+#include "weights/geometry_observer.hpp"
 #include "weights/merge.hpp"
 
 namespace biophony::app {
@@ -140,13 +143,49 @@ void print_plan(const MergePlan& plan) {
     const double rate = reading_rate(plan.experts.front().path);
     fmt::print("passes     {} over the inputs: {} read, {} written\n", plan.passes, bytes_text(plan.totals.bytes_read),
                bytes_text(plan.totals.bytes_written));
-    fmt::print("memory     {} for {} threads, tiles of {} elements; what plugins keep comes on top\n",
-               bytes_text(plan.memory), plan.threads, plan.tile_elements);
+    fmt::print("memory     {} at most for {} threads, tiles of {} elements\n", bytes_text(plan.memory), plan.threads,
+               plan.tile_elements);
     fmt::print("time       from {:.1f} s on: reading and writing at {:.1f} GB/s a thread, as a read just now was\n",
                static_cast<double>(plan.totals.bytes_read + plan.totals.bytes_written) * 1e-9 / rate / plan.threads,
                rate);
     fmt::print("result     {}, not written (--dry-run)\n", plan.out.string());
 }
+
+/// Names for diagnostics: the files' names without what is after the last dot, or the paths where two are the same.
+std::vector<std::string> names_of(const std::vector<fs::path>& experts) {
+    std::vector<std::string> names;
+    for (const fs::path& expert : experts) names.push_back(expert.stem().string());
+    if (std::set<std::string>(names.begin(), names.end()).size() == names.size()) return names;
+    for (size_t i = 0; i < experts.size(); ++i) names[i] = experts[i].string();
+    return names;
+}
+
+/// Where diagnostics go to. Throws unless both can be written and are none of the merge's files.
+struct GeometryFiles {
+    fs::path json, csv;
+
+    GeometryFiles(const std::string& path, const MergePlan& plan)
+        : json(path), csv(fs::path(path).replace_extension(".csv")) {
+        auto refuse = [](const fs::path& file, const std::string& what) {
+            throw Error(Code::kInvalid, "--geometry: " + what, {.file = file.string()});
+        };
+        if (json.extension() != ".json")
+            refuse(json, "expected a name that ends in .json, beside which the .csv is written");
+        std::error_code ignored;
+        for (const fs::path& file : {json, csv}) {
+            if (!fs::is_directory(fs::absolute(file).parent_path(), ignored)) refuse(file, "its folder isn't there");
+            auto is = [&](const fs::path& other) {
+                return fs::equivalent(file, other, ignored) ||
+                       fs::absolute(file).lexically_normal() == fs::absolute(other).lexically_normal();
+            };
+            if (is(plan.base)) refuse(file, "is the base");
+            if (is(plan.out)) refuse(file, "is the result, expected another file");
+            for (const MergePlan::Expert& expert : plan.experts)
+                if (is(expert.path)) refuse(file, "is an expert");
+            if (fs::exists(file, ignored) && !fs::is_regular_file(file, ignored)) refuse(file, "is no file");
+        }
+    }
+};
 
 /// How the result was made, for its metadata: enough to make it again, and to see whether an input is the same.
 Json provenance(const MergePlan& plan, uint64_t seed) {
@@ -185,6 +224,13 @@ int merge_command(const std::vector<std::string>& arguments) {
                             "of methods that draw random numbers");
     described.add_options()("threads", options::value<int>()->value_name("N"),
                             "results don't depend on it; all cores, at most 16, where it isn't given");
+    described.add_options()("geometry", options::value<std::string>()->value_name("FILE.json"),
+                            "write norms, cosines, signs and overlap of the experts, and what chance would give, for "
+                            "the whole, each role and each block, there and into FILE.csv; the more pairs, the longer "
+                            "it takes");
+    described.add_options()("memory", options::value<double>()->value_name("MB"),
+                            "for buffers of all threads; what one tensor of all experts takes is always taken. 160, "
+                            "and 512 where a method must see tensors whole, if it isn't given");
     described.add_options()("dry-run", "check everything, say what would be done, and write nothing");
     add_plugin_options(described);
     options::variables_map values;
@@ -212,6 +258,9 @@ int merge_command(const std::vector<std::string>& arguments) {
         run.push_back({{"use", stage.item->name()}, {"with", stage.params}});
         if (stage.preset != nullptr) run.back()["preset"] = stage.preset->name();
     }
+    const std::vector<std::string> names = names_of(experts);
+    GeometryObserver observer(
+        names, values.count("geometry") > 0 ? std::nullopt : std::optional(GeometryObserver::cheap(experts.size())));
     Console console;
     MergeOptions options{
         .threads = static_cast<unsigned>(threads),
@@ -223,6 +272,13 @@ int merge_command(const std::vector<std::string>& arguments) {
     if (std::any_of(stages.begin(), stages.end(),
                     [](const MergeStage& stage) { return merger_traits(*stage.item).needs_linalg; }))
         options.linalg = libtorch_version() == "none" ? nullptr : torch_runtime().linalg();
+    options.observer = &observer;
+    if (values.count("memory") > 0) {
+        const double megabytes = values["memory"].as<double>();
+        if (!(megabytes >= 1 && megabytes <= 1e9))
+            throw Error(Code::kInvalid, fmt::format("--memory: found {}, expected a number from 1 on", megabytes));
+        options.memory = static_cast<uint64_t>(megabytes * 1e6);
+    }
     options.log = [&](int level, const std::string& text) {
         console.clear();
         if (level >= BPH_LOG_WARNING) fmt::print(stderr, "{}\n", text);
@@ -231,9 +287,13 @@ int merge_command(const std::vector<std::string>& arguments) {
     const auto begin = Clock::now();
     MergePlan plan =
         plan_merge(values["base"].as<std::string>(), experts, stages, values["out"].as<std::string>(), options);
+    std::optional<GeometryFiles> geometry;
+    if (values.count("geometry") > 0) geometry.emplace(values["geometry"].as<std::string>(), plan);
     if (values.count("dry-run") > 0) {
         plan.tell_log();
         print_plan(plan);
+        if (geometry)
+            fmt::print("geometry   {} and {}, not written\n", geometry->json.string(), geometry->csv.string());
         return 0;
     }
     if (!plan.encoder)
@@ -253,6 +313,16 @@ int merge_command(const std::vector<std::string>& arguments) {
     }
     console.clear();
     const double seconds = since(begin);
+    std::vector<std::string> used;
+    for (const MergeStage& stage : stages) used.push_back(stage.item->id);
+    const std::vector<std::string> warnings = observer.warnings(used);
+    for (const std::string& warning : warnings) fmt::print(stderr, "{}\n", warning);
+    if (!warnings.empty() && observer.every() > 1)
+        fmt::print(stderr, "(seen in a sample of the weights; --geometry FILE.json measures them all)\n");
+    if (geometry) {
+        write_json(geometry->json, observer.geometry().to_json(warnings));
+        write_file_atomically(geometry->csv, observer.geometry().to_csv());
+    }
     const uint64_t bytes = report.bytes_read + report.bytes_written;
     fmt::print("{}: {} experts, {} tensors, {} read and written in {} pass{}, {:.2f} s, {:.2f} GB/s\n",
                plan.out.string(), plan.experts.size(), report.tensors, bytes_text(bytes), plan.passes,

@@ -6,12 +6,50 @@
 
 namespace biophony::app {
 
+namespace {
+
+using Texts = std::vector<std::string>;
+
+void add_schedule_options(options::options_description& described) {
+    described.add_options()("jobs", options::value<int>()->value_name("N"),
+                            "nodes at a time, 1 = one after another; a torch node and a few others where it isn't given. "
+                            "Results don't depend on it");
+    described.add_options()("keep-going", "where a node fails, go on with all that doesn't depend on it");
+    described.add_options()("to", options::value<Texts>()->value_name("NODE")->composing(),
+                            "this node and what it needs; an id, or a name for all its nodes; may be given several times");
+    described.add_options()("from", options::value<Texts>()->value_name("NODE")->composing(),
+                            "this node and what depends on it; with --to what lies between");
+    described.add_options()("only", options::value<Texts>()->value_name("NODE")->composing(), "this node alone");
+    described.add_options()("launch", options::value<std::string>()->value_name("COMMAND"),
+                            "run each node as COMMAND biophony run-node …, such as \"srun -c 4\"; the store must be "
+                            "seen from where it runs");
+}
+
+void read_schedule_options(const options::variables_map& values, RunOptions& run) {
+    const auto texts = [&](const char* name) { return values.count(name) > 0 ? values[name].as<Texts>() : Texts(); };
+    run.slice = {.to = texts("to"), .from = texts("from"), .only = texts("only")};
+    run.keep_going = values.count("keep-going") > 0;
+    if (values.count("jobs") > 0) {
+        const int jobs = values["jobs"].as<int>();
+        if (jobs < 1 || jobs > 1024)
+            throw Error(Code::kInvalid, fmt::format("--jobs: found {}, expected a number from 1 to 1024", jobs));
+        run.jobs = static_cast<unsigned>(jobs);
+    }
+    if (values.count("launch") > 0) {
+        run.launch.prefix = options::split_unix(values["launch"].as<std::string>());
+        run.launch.program = fs::read_symlink("/proc/self/exe");
+        if (run.launch.prefix.empty()) throw Error(Code::kInvalid, "--launch: found nothing, expected a command");
+    }
+}
+
+}  // namespace
+
 int run_command(const std::vector<std::string>& arguments) {
     options::variables_map values;
     if (!parse_pipeline(
             arguments, "run FILE [options]",
             "Runs a pipeline: every node whose result isn't there yet. Kill it at any time; the next run goes on.",
-            true, values))
+            true, values, add_schedule_options))
         return 0;
     int status = 0;
     const Registry registry = make_registry(values);
@@ -19,8 +57,13 @@ int run_command(const std::vector<std::string>& arguments) {
     if (status != 0) return status;
     std::vector<std::string> command_line = {"run"};
     command_line.insert(command_line.end(), arguments.begin(), arguments.end());
-    const RunOptions run = run_options(values, command_line);
+    RunOptions run = run_options(values, command_line);
+    read_schedule_options(values, run);
     Console console;
+    run.abandon = [&console](const Error& error) {
+        console.clear();
+        leave(error);
+    };
     RunResult result;
     try {
         result = run_graph(graph, registry, run, console);
@@ -37,8 +80,9 @@ int run_command(const std::vector<std::string>& arguments) {
     if (!result.skipped.empty())
         fmt::print(stderr, "{} files were left out; all reasons are in {}\n", result.skipped.size(),
                    (run.out / "skipped.csv").string());
-    fmt::print("\n{} nodes: {} made, {} cached, {:.1f} s; everything is in {}\n", graph.nodes.size(), result.made,
-               result.cached, result.seconds, run.out.string());
+    fmt::print("\n{} nodes: {} made, {} cached, {}{:.1f} s; everything is in {}\n", graph.nodes.size(), result.made,
+               result.cached, result.left_out > 0 ? fmt::format("{} not selected, ", result.left_out) : "",
+               result.seconds, run.out.string());
     return result.skipped.empty() ? 0 : kSkippedFilesStatus;
 }
 

@@ -33,7 +33,21 @@ std::string start_time(const std::string& pid) {
     return field;
 }
 
+/// The folder of the SyncLater that lives in this thread, with a slash at its end; empty = none.
+thread_local std::string later_folder;
+
+bool is_synced_later(const fs::path& path) {
+    return !later_folder.empty() && (path.string() + '/').starts_with(later_folder);
+}
+
 }  // namespace
+
+SyncLater::SyncLater(const fs::path& folder) : before_(std::move(later_folder)) {
+    later_folder = folder.string() + '/';
+}
+SyncLater::~SyncLater() {
+    later_folder = std::move(before_);
+}
 
 void throw_errno(std::string_view what, const fs::path& path) {
     throw Error(Code::kRunFailed, fmt::format("can't {}: {}", what, std::strerror(errno)), {.file = path.string()});
@@ -62,6 +76,7 @@ std::string read_file(const fs::path& path) {
 }
 
 void sync_path(const fs::path& path) {
+    if (is_synced_later(path)) return;
     const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
     if (fd < 0) throw_errno("sync", path);
     const int result = ::fsync(fd);
@@ -120,7 +135,7 @@ void write_file_atomically(const fs::path& path, std::string_view content) {
         if (put < 0) fail("write");
         done += static_cast<size_t>(put);
     }
-    if (::fsync(fd) != 0) fail("sync");
+    if (!is_synced_later(path) && ::fsync(fd) != 0) fail("sync");
     if (::close(fd) != 0) {
         ::unlink(temporary.c_str());
         throw_errno("write", path);

@@ -18,6 +18,19 @@ void write_file_atomically(const fs::path& path, std::string_view content);
 /// Makes the file's bytes, or the folder's entries, durable. Throws Error(kRunFailed).
 void sync_path(const fs::path& path);
 
+/// While one lives, sync_path() and write_file_atomically() leave out the syncing of what lies below `folder`, in this
+/// thread: whoever made it syncs the whole folder later. Files still appear whole or not at all.
+class SyncLater {
+public:
+    explicit SyncLater(const fs::path& folder);
+    ~SyncLater();
+    SyncLater(const SyncLater&) = delete;
+    SyncLater& operator=(const SyncLater&) = delete;
+
+private:
+    std::string before_;
+};
+
 /// Syncs every file below `folder`, then the folders, innermost first.
 void sync_tree(const fs::path& folder);
 

@@ -171,6 +171,28 @@ std::string expected_by(const Json& schema) {
     return out;
 }
 
+std::vector<Diagnostic> problems_by_schema(const Json& schema, const Json& value) {
+    valijson::Schema compiled;
+    valijson::SchemaParser parser(valijson::SchemaParser::kDraft7);
+    const valijson::adapters::NlohmannJsonAdapter schema_adapter(schema), value_adapter(value);
+    try {
+        parser.populateSchema(schema_adapter, compiled);
+    } catch (const std::exception& error) {
+        return {{Code::kInternal, {}, fmt::format("the schema itself can't be used: {}", error.what())}};
+    }
+    valijson::Validator validator(valijson::Validator::kStrongTypes);
+    valijson::ValidationResults results;
+    if (validator.validate(compiled, value_adapter, &results)) return {};
+    std::vector<Diagnostic> problems;
+    valijson::ValidationResults::Error error;
+    while (results.popError(error)) {
+        std::string pointer;
+        for (const std::string& key : keys_of_context(error.context)) pointer = pointer_join(pointer, key);
+        problems.push_back({Code::kInvalid, {.pointer = pointer}, error.description});
+    }
+    return problems;
+}
+
 void apply_schema(const Json& schema, Json& value, std::string_view pointer, std::vector<Diagnostic>& problems) {
     const std::string root(pointer);
     if (!value.is_object()) {

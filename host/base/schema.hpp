@@ -26,6 +26,10 @@ void resolve_paths(const Json& schema, Json& value, std::string_view pointer,
 std::vector<std::pair<std::string, std::string>> paths_that_must_exist(const Json& schema, const Json& value,
                                                                        std::string_view pointer);
 
+/// What is wrong with `value` by any JSON Schema (draft 7; "$ref" within it alone), with pointers; empty where it is
+/// valid. For files; what people write is told by apply_schema() in better words.
+std::vector<Diagnostic> problems_by_schema(const Json& schema, const Json& value);
+
 /// "a number from 0 to 1", "one of \"a\", \"b\"": what a schema wants, for messages and help.
 std::string expected_by(const Json& schema);
 

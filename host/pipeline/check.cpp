@@ -15,15 +15,11 @@ namespace biophony {
 
 namespace fs = std::filesystem;
 
-namespace {
-
-/// Kinds of plugins that are nodes by themselves; the others serve a node type.
 bool is_node_kind(std::string_view name) {
     return name == "dataset" || name == "encoder";
 }
 
-/// A node type's own parameters with those of the plugin beside.
-Json joined_schema(const NodeType& type, const ItemInfo* item) {
+Json parameters_of(const NodeType& type, const ItemInfo* item) {
     Json schema = type.parameters;
     if (!schema.is_object()) schema = {{"type", "object"}};
     if (!schema.contains("properties")) schema["properties"] = Json::object();
@@ -38,6 +34,8 @@ Json joined_schema(const NodeType& type, const ItemInfo* item) {
     }
     return schema;
 }
+
+namespace {
 
 /// "'clips.csv'": what in the folder of a missing file is called much the same.
 std::string nearest_file(const fs::path& missing) {
@@ -249,7 +247,7 @@ private:
         }
         if (!check_overlays(key, instance, laid)) return;
         std::vector<Diagnostic> problems;
-        const Json schema = joined_schema(*node.type, node.item);
+        const Json schema = parameters_of(*node.type, node.item);
         apply_schema(schema, node.params.value, "", problems);
         if (problems.empty()) {
             resolve_paths(schema, node.params.value, "", [&](std::string_view pointer) {

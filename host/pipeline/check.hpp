@@ -9,6 +9,11 @@
 
 namespace biophony {
 
+/// Kinds of plugins that are nodes by themselves ("dataset", "encoder"); the others serve a node type.
+bool is_node_kind(std::string_view name);
+/// A node type's own parameters with those of the plugin beside (null where there is none): JSON Schema.
+Json parameters_of(const NodeType& type, const ItemInfo* item);
+
 /// What is known of one instance; one per Expansion::instances.
 struct CheckedNode {
     const NodeType* type = nullptr;  ///< null after a problem with "use"

@@ -6,6 +6,7 @@
 #include "base/files.hpp"
 #include "base/schema.hpp"
 #include "base/sha256.hpp"
+#include "pipeline/file_hash.hpp"
 #include "plugins/merger_traits.hpp"
 
 namespace biophony {
@@ -19,7 +20,7 @@ Json params_for_key(const GraphNode& node) {
     for (const Json* schema : schemas) {
         if (schema == nullptr) continue;
         for (const auto& [pointer, path] : paths_that_must_exist(*schema, node.params, ""))
-            if (fs::is_regular_file(path)) params[Json::json_pointer(pointer)] = "sha256:" + sha256_file(path);
+            if (fs::is_regular_file(path)) params[Json::json_pointer(pointer)] = "sha256:" + file_hash(path);
     }
     return params;
 }
@@ -84,10 +85,8 @@ std::string node_key(const Graph& graph, const GraphNode& node,
     record["plugins"] = Json::object();
     for (const auto& [name, item] : items_of(graph, node, registry)) record["plugins"][name] = item->build;
     if (node.type->torch)
-        record["torch"] = {{"libtorch", host.libtorch},
-                           {"device", "cpu"},
-                           {"cpu", host.cpu_class},
-                           {"threads", threads}};
+        record["torch"] = {
+            {"libtorch", host.libtorch}, {"device", "cpu"}, {"cpu", host.cpu_class}, {"threads", threads}};
     else if (node.type->uses_libtorch && node.type->uses_libtorch(node, registry))
         record["torch"] = {{"libtorch", host.libtorch}, {"device", "cpu"}, {"cpu", host.cpu_class}};
     return sha256_hex(canonical(record));

@@ -3,11 +3,14 @@
 #include <fmt/format.h>
 #include <sys/utsname.h>
 
+#include <algorithm>
 #include <set>
 
 #include "base/csv.hpp"
 #include "base/files.hpp"
+#include "base/nearest.hpp"
 #include "pipeline/run_directory.hpp"
+#include "pipeline/schedule.hpp"
 #include "pipeline/times.hpp"
 #include "pipeline/work.hpp"
 
@@ -15,156 +18,334 @@ namespace biophony {
 
 namespace {
 
-constexpr const char* kMarker = "biophony-run.txt";
-
-/// LibTorch's and the C library's exceptions carry a stack after the first line.
-std::string first_line(std::string_view text) {
-    return std::string(text.substr(0, text.find('\n')));
+const char* name_of(NodeState state, bool cached) {
+    switch (state) {
+        case NodeState::kNotSelected: return "not selected";
+        case NodeState::kTaken: return "taken";
+        case NodeState::kWaiting: return "not run";
+        case NodeState::kRunning:
+        case NodeState::kCancelled: return "cancelled";
+        case NodeState::kDone: return cached ? "cached" : "made";
+        case NodeState::kFailed: return "failed";
+        case NodeState::kBlocked: return "blocked";
+    }
+    return "unknown";
 }
+
+bool is_there(NodeState state) {
+    return state == NodeState::kDone || state == NodeState::kTaken;
+}
+
+/// The nodes that `name` means: the one with this id, else all with this stem.
+std::vector<size_t> nodes_called(const Graph& graph, const std::string& name, const char* option) {
+    if (const size_t node = graph.index_of(name); node < graph.nodes.size()) return {node};
+    std::vector<size_t> out;
+    std::vector<std::string> names;
+    for (size_t i = 0; i < graph.nodes.size(); ++i) {
+        if (graph.nodes[i].stem == name) out.push_back(i);
+        for (const std::string& known : {graph.nodes[i].stem, graph.nodes[i].id})
+            if (std::find(names.begin(), names.end(), known) == names.end()) names.push_back(known);
+    }
+    if (out.empty())
+        throw Error(Code::kInvalid,
+                    fmt::format("{}: there is no node '{}'{}", option, name, did_you_mean(name, names)));
+    return out;
+}
+
+/// How long nodes took in the run that this directory had before.
+std::map<std::string, double> earlier_seconds(const fs::path& out) {
+    try {
+        std::map<std::string, double> seconds;
+        if (!fs::exists(out / "manifest.json")) return {};
+        const Json manifest = read_json(out / "manifest.json");
+        for (const Json& node : manifest.at("nodes"))
+            if (node.contains("seconds")) seconds[node.at("id")] = node.at("seconds");
+        return seconds;
+    } catch (const std::exception&) {
+        return {};  // an estimate is all that hangs on it
+    }
+}
+
+/// One error for all that failed.
+std::optional<Error> failure_of(const std::vector<NodeOutcome>& outcomes, bool cancelled) {
+    std::vector<const Error*> errors;
+    bool unfinished = false;
+    for (const NodeOutcome& outcome : outcomes) {
+        if (outcome.state == NodeState::kFailed) errors.push_back(&*outcome.error);
+        unfinished = unfinished || outcome.state == NodeState::kWaiting || outcome.state == NodeState::kCancelled;
+    }
+    if (cancelled && unfinished && errors.empty()) return Error(Code::kCancelled, "cancelled");
+    if (errors.empty()) return std::nullopt;
+    if (errors.size() == 1 && !cancelled) return *errors.front();
+    std::string text = cancelled ? "cancelled; before that, " : "";
+    text += errors.size() == 1 ? "a node failed:" : fmt::format("{} nodes failed:", errors.size());
+    for (const Error* error : errors) text += fmt::format("\n    {}", error->what());
+    return Error(cancelled ? Code::kCancelled : errors.front()->code(), text);
+}
+
+/// A run with its directory.
+class Run {
+public:
+    Run(const Graph& graph, const Registry& registry, const RunOptions& options, RunObserver& observer)
+        : graph_(graph),
+          registry_(registry),
+          options_(options),
+          observer_(observer),
+          selected_(selected_nodes(graph, options.slice)),
+          out_(open_run_directory(options.out)),
+          lock_(out_),
+          outcomes_(graph.nodes.size()) {
+        options_.launch.pipeline = out_ / "pipeline.effective.json";
+        options_.launch.plugin_folders = registry.folders();
+    }
+
+    RunResult run() {
+        mark_run_directory(out_);
+        Work work(graph_, registry_, options_, observer_);
+        RunLog log(out_ / "log.jsonl");
+        write_json(out_ / "pipeline.effective.json", graph_.effective);
+        write_json(out_ / "lock.json", {{"format", "biophony-lock/0"},
+                                        {"biophony", options_.host.version},
+                                        {"libtorch", options_.host.libtorch},
+                                        {"plugins", lock_of(graph_, registry_)}});
+        observer_.begin(static_cast<size_t>(std::count(selected_.begin(), selected_.end(), true)));
+        take_outside(work, log);
+        Schedule schedule(
+            graph_, registry_, options_, observer_, work, outcomes_,
+            {.log = [&](size_t i, std::string_view event, std::string_view text,
+                        const std::string& time) { log.line(graph_.nodes[i].id, event, text, time); },
+             .expose = [this](size_t i, const Done& done) { show(i, done); },
+             .earlier = earlier_seconds(out_)});
+        schedule.run();
+        const bool cancelled = options_.cancel != nullptr && options_.cancel->requested();
+        failure_ = failure_of(outcomes_, cancelled);
+        if (!cancelled) try {
+                work.store().settle();
+                log.check();
+            } catch (const Error& error) {
+                if (!failure_) failure_ = error;
+            }
+        RunResult result;
+        try {
+            result = describe(work);
+        } catch (const Error& error) {
+            // An earlier run's would be taken for this one's.
+            std::error_code ignored;
+            fs::remove(out_ / "manifest.json", ignored);
+            if (!failure_) failure_ = error;
+        }
+        if (schedule.abandoned()) options_.abandon(*failure_);
+        if (failure_) throw *failure_;
+        return result;
+    }
+
+private:
+    void show(size_t i, const Done& done) const {
+        expose(done.result, out_ / "nodes" / folder_name(graph_.nodes[i].id));
+    }
+
+    /// Takes what the slice needs of the nodes outside of it, and of the others what is there anyway.
+    void take_outside(Work& work, RunLog& log) {
+        if (options_.slice.empty()) return;
+        std::vector<bool> needed(graph_.nodes.size(), false);
+        for (size_t i = graph_.nodes.size(); i-- > 0;)
+            if (selected_[i] || needed[i])
+                for (const auto& [port, sources] : graph_.nodes[i].inputs)
+                    for (const size_t source : sources) needed[source] = needed[source] || !selected_[source];
+        std::vector<std::string> missing;
+        std::set<std::string> wanting;
+        for (size_t i = 0; i < graph_.nodes.size(); ++i) {
+            if (selected_[i]) continue;
+            const GraphNode& node = graph_.nodes[i];
+            outcomes_[i].state = NodeState::kNotSelected;
+            if (options_.cancel != nullptr) options_.cancel->check();
+            if (node.type->volatile_source) {
+                if (needed[i]) look_at(i, work, log);
+            } else {
+                Json record;
+                if (const auto key = work.key_of(i, record)) work.take(i, *key);
+            }
+            if (work.done()[i]) {
+                outcomes_[i].state = NodeState::kTaken;
+                outcomes_[i].seconds = work.done()[i]->result.record.value("seconds", 0.0);
+                show(i, *work.done()[i]);
+                log.line(node.id, "taken", "", now());
+                continue;
+            }
+            bool used = false;
+            for (const size_t user : graph_.users_of(i))
+                if (selected_[user]) {
+                    used = true;
+                    wanting.insert(graph_.nodes[user].id);
+                }
+            if (used) missing.push_back(node.id);
+        }
+        if (missing.empty()) return;
+        constexpr size_t kShown = 4;
+        std::string list, options;
+        for (size_t m = 0; m < std::min(kShown, missing.size()); ++m) list += (m == 0 ? "" : ", ") + missing[m];
+        if (missing.size() > kShown) list += fmt::format(" and {} more", missing.size() - kShown);
+        // --to the users makes all that they need.
+        const std::vector<std::string> ways =
+            missing.size() > kShown ? std::vector<std::string>(wanting.begin(), wanting.end()) : missing;
+        for (size_t w = 0; w < std::min(kShown, ways.size()); ++w) options += fmt::format(" --to '{}'", ways[w]);
+        throw Error(Code::kInvalid,
+                    fmt::format("the selected nodes need results that aren't there: {}; make them first, with{}{}", list,
+                                options, ways.size() > kShown ? " …" : ""));
+    }
+    void look_at(size_t i, Work& work, RunLog& log) {
+        const GraphNode& node = graph_.nodes[i];
+        std::string headline;
+        try {
+            work.make(
+                i, [&](std::string_view line) { log.line(node.id, "log", line, now()); },
+                [&](std::string_view line) {
+                    log.line(node.id, "note", line, now());
+                    observer_.note(node, line);
+                },
+                headline);
+        } catch (const Error& error) {
+            throw error.within({.node = node.id});
+        }
+    }
+
+    /// Writes what people read of the run, with what there is.
+    RunResult describe(const Work& work) {
+        RunResult result;
+        Json nodes = Json::array(), metrics = Json::object();
+        std::string metrics_rows = "node,group,figure,value\n", skipped_rows = "file,reason\n";
+        std::set<std::string> folders;
+        for (size_t i = 0; i < graph_.nodes.size(); ++i) {
+            const GraphNode& node = graph_.nodes[i];
+            const NodeOutcome& outcome = outcomes_[i];
+            Json entry = {{"id", node.id},
+                          {"use", node.item == nullptr ? node.type->name : node.item->name()},
+                          {"implied", node.implied},
+                          {"seed", node.seed},
+                          {"params", node.params}};
+            Json inputs = Json::object();
+            for (const auto& [port, sources] : node.inputs) {
+                inputs[port] = Json::array();
+                for (const size_t source : sources) inputs[port].push_back(graph_.nodes[source].id);
+            }
+            entry["in"] = inputs;
+            // Others' results: work on them may go on.
+            const Done* done = is_there(outcome.state) ? &*work.done()[i] : nullptr;
+            entry["state"] = name_of(outcome.state, done != nullptr && done->cached);
+            if (done != nullptr) {
+                const fs::path target = out_ / "nodes" / folder_name(node.id);
+                folders.insert(folder_name(node.id));
+                entry["key"] = done->result.key;
+                entry["digest"] = done->result.digest;
+                entry["files"] = done->result.record.at("files");
+                entry["seconds"] = outcome.seconds;
+                entry["finished"] = done->result.record.value("finished", "");
+                entry["headline"] = done->result.record.value("headline", "");
+                try {
+                    if (node.output() == port::kMetrics || node.output() == port::kReport)
+                        work.store().verify(done->result);
+                    if (node.output() == port::kMetrics)
+                        add_metrics(node.id, read_json(target / "metrics.json"), metrics, metrics_rows);
+                } catch (const Error& error) {
+                    if (!failure_) failure_ = error.within({.node = node.id});
+                }
+                if (outcome.state == NodeState::kDone) {
+                    ++(done->cached ? result.cached : result.made);
+                    result.skipped.insert(result.skipped.end(), done->skipped.begin(), done->skipped.end());
+                    if (!node.type->shown.empty() && fs::exists(target / node.type->shown))
+                        result.reports.push_back(target / node.type->shown);
+                }
+            } else if (outcome.state == NodeState::kNotSelected) {
+                folders.insert(folder_name(node.id));  // an earlier run's, if it is there
+            } else if (outcome.error) {
+                entry["error"] = outcome.error->what();
+            } else if (outcome.state == NodeState::kBlocked) {
+                entry["error"] =
+                    fmt::format("waits for {}, which failed", graph_.nodes[outcome.blocked_by].id);
+            }
+            if (!selected_[i]) ++result.left_out;
+            nodes.push_back(std::move(entry));
+        }
+        // Nodes of an earlier form of the pipeline are no part of this run.
+        std::error_code ignored;
+        for (const auto& entry : fs::directory_iterator(out_ / "nodes", ignored))
+            if (!folders.contains(entry.path().filename().string())) fs::remove_all(entry.path(), ignored);
+        for (const SkippedFile& file : result.skipped)
+            skipped_rows += csv_field(file.file) + "," + csv_field(file.reason) + "\n";
+        write_json(out_ / "metrics.json", metrics);
+        write_file_atomically(out_ / "metrics.csv", metrics_rows);
+        write_file_atomically(out_ / "skipped.csv", skipped_rows);
+        result.seconds = since(begin_);
+        utsname system{};
+        ::uname(&system);
+        Json selected = nullptr;
+        if (!options_.slice.empty())
+            selected = {{"to", options_.slice.to}, {"from", options_.slice.from}, {"only", options_.slice.only}};
+        write_json(out_ / "manifest.json",
+                   {{"format", "biophony-run/0"},
+                    {"name", graph_.name},
+                    {"started", started_},
+                    {"seconds", result.seconds},
+                    {"state", !failure_                              ? "finished"
+                              : failure_->code() == Code::kCancelled ? "cancelled"
+                                                                     : "failed"},
+                    {"error", failure_ ? Json(failure_->what()) : Json(nullptr)},
+                    {"selected", selected},
+                    {"command_line", options_.command_line},
+                    {"environment",
+                     {{"biophony", options_.host.version},
+                      {"libtorch", options_.host.libtorch},
+                      {"cpu", options_.host.cpu_class},
+                      {"threads", options_.threads},
+                      {"system", fmt::format("{} {} {}", system.sysname, system.release, system.machine)}}},
+                    {"store", work.store().root().string()},
+                    {"nodes", nodes}});
+        return result;
+    }
+
+    const Clock::time_point begin_ = Clock::now();
+    const std::string started_ = now();
+    const Graph& graph_;
+    const Registry& registry_;
+    RunOptions options_;
+    RunObserver& observer_;
+    std::vector<bool> selected_;
+    fs::path out_;
+    RunLock lock_;
+    std::vector<NodeOutcome> outcomes_;
+    std::optional<Error> failure_;
+};
 
 }  // namespace
 
+std::vector<bool> selected_nodes(const Graph& graph, const Slice& slice) {
+    const size_t count = graph.nodes.size();
+    if (slice.empty()) return std::vector<bool>(count, true);
+    std::vector<bool> to(count, slice.to.empty()), from(count, slice.from.empty()), only(count, false);
+    for (const std::string& name : slice.to)
+        for (const size_t node : nodes_called(graph, name, "--to")) to[node] = true;
+    for (const std::string& name : slice.from)
+        for (const size_t node : nodes_called(graph, name, "--from")) from[node] = true;
+    for (const std::string& name : slice.only)
+        for (const size_t node : nodes_called(graph, name, "--only")) only[node] = true;
+    // Every node stands behind its inputs.
+    for (size_t i = count; i-- > 0;)
+        if (to[i])
+            for (const auto& [port, sources] : graph.nodes[i].inputs)
+                for (const size_t source : sources) to[source] = true;
+    for (size_t i = 0; i < count; ++i)
+        for (const auto& [port, sources] : graph.nodes[i].inputs)
+            for (const size_t source : sources) from[i] = from[i] || from[source];
+    const bool between = !slice.to.empty() || !slice.from.empty();
+    std::vector<bool> selected(count);
+    for (size_t i = 0; i < count; ++i) selected[i] = only[i] || (between && to[i] && from[i]);
+    if (std::find(selected.begin(), selected.end(), true) == selected.end())
+        throw Error(Code::kInvalid, "--from and --to: nothing lies between");
+    return selected;
+}
+
 RunResult run_graph(const Graph& graph, const Registry& registry, const RunOptions& options, RunObserver& observer) {
-    const auto begin = Clock::now();
-    const std::string started = now();
-    std::error_code problem;
-    fs::create_directories(options.out, problem);
-    if (problem) {
-        errno = problem.value();
-        throw_errno("make the run directory", options.out);
-    }
-    const fs::path out = fs::canonical(options.out);
-    // Only a folder that a run made, or an empty one, is written to: everything below nodes/ is replaced.
-    if (!fs::is_empty(out) && !fs::exists(out / kMarker))
-        throw Error(
-            Code::kInvalid,
-            fmt::format(
-                "the folder is not empty, and no earlier run made it (it lacks the file '{}'); choose another --out",
-                kMarker),
-            {.file = out.string()});
-    write_file_atomically(out / kMarker,
-                          "A biophony run directory; docs/formats/run-directory.md says what is in it.\n");
-    Work work(graph, registry, options, observer);
-    write_json(out / "pipeline.effective.json", graph.effective);
-    const Json plugins = lock_of(graph, registry);
-    write_json(out / "lock.json", {{"format", "biophony-lock/0"},
-                                   {"biophony", options.host.version},
-                                   {"libtorch", options.host.libtorch},
-                                   {"plugins", plugins}});
-    RunLog log(out / "log.jsonl");
-
-    RunResult result;
-    observer.begin(graph.nodes.size());
-    std::optional<Error> failure;
-    std::vector<double> seconds(graph.nodes.size(), 0);
-    for (size_t i = 0; i < graph.nodes.size() && !failure; ++i) {
-        const GraphNode& node = graph.nodes[i];
-        try {
-            if (options.cancel != nullptr) options.cancel->check();
-            observer.node_started(i, node);
-            const auto node_begin = Clock::now();
-            std::string headline;
-            const bool cached = work.take(i);
-            if (cached) {
-                headline = work.done()[i]->result.record.value("headline", std::string());
-                seconds[i] = work.done()[i]->result.record.value("seconds", 0.0);
-                ++result.cached;
-            } else {
-                log.line(node.id, "started", node.type->name);
-                work.make(
-                    i, [&](std::string_view line) { log.line(node.id, "log", line); },
-                    [&](std::string_view line) {
-                        log.line(node.id, "note", line);
-                        observer.note(node, line);
-                    },
-                    headline);
-                seconds[i] = since(node_begin);
-                ++result.made;
-            }
-            log.line(node.id, cached ? "cached" : "finished", headline);
-            observer.node_finished(i, node, cached, seconds[i], headline);
-            for (const SkippedFile& file : work.done()[i]->skipped) {
-                result.skipped.push_back(file);
-                log.line(node.id, "skipped", file.file + ": " + file.reason);
-            }
-        } catch (const Error& error) {
-            failure = error.within({.node = node.id});
-        } catch (const std::exception& error) {
-            failure = Error(Code::kRunFailed, first_line(error.what()), {.node = node.id});
-        }
-        if (failure) log.line(node.id, "failed", failure->what());
-    }
-
-    // The run directory, with what there is.
-    Json nodes = Json::array(), metrics = Json::object();
-    std::string metrics_rows = "node,group,figure,value\n", skipped_rows = "file,reason\n";
-    std::set<std::string> folders;
-    for (size_t i = 0; i < graph.nodes.size(); ++i) {
-        const GraphNode& node = graph.nodes[i];
-        Json entry = {{"id", node.id},
-                      {"use", node.item == nullptr ? node.type->name : node.item->name()},
-                      {"implied", node.implied},
-                      {"seed", node.seed},
-                      {"params", node.params}};
-        Json inputs = Json::object();
-        for (const auto& [port, sources] : node.inputs) {
-            inputs[port] = Json::array();
-            for (const size_t source : sources) inputs[port].push_back(graph.nodes[source].id);
-        }
-        entry["in"] = inputs;
-        if (const auto& done = work.done()[i]) {
-            const fs::path target = out / "nodes" / folder_name(node.id);
-            folders.insert(folder_name(node.id));
-            if (node.output() == port::kMetrics || node.output() == port::kReport) work.store().verify(done->result);
-            expose(done->result, target);
-            entry["state"] = done->cached ? "cached" : "made";
-            entry["key"] = done->result.key;
-            entry["digest"] = done->result.digest;
-            entry["files"] = done->result.record.at("files");
-            entry["seconds"] = seconds[i];
-            entry["finished"] = done->result.record.value("finished", "");
-            entry["headline"] = done->result.record.value("headline", "");
-            if (node.output() == port::kMetrics)
-                add_metrics(node.id, read_json(target / "metrics.json"), metrics, metrics_rows);
-            if (!node.type->shown.empty() && fs::exists(target / node.type->shown))
-                result.reports.push_back(target / node.type->shown);
-        } else {
-            entry["state"] = failure && failure->where().node == node.id ? "failed" : "not run";
-        }
-        nodes.push_back(std::move(entry));
-    }
-    // Nodes of an earlier form of the pipeline are no part of this run.
-    std::error_code ignored;
-    for (const auto& entry : fs::directory_iterator(out / "nodes", ignored))
-        if (!folders.contains(entry.path().filename().string())) fs::remove_all(entry.path(), ignored);
-    for (const SkippedFile& file : result.skipped)
-        skipped_rows += csv_field(file.file) + "," + csv_field(file.reason) + "\n";
-    write_json(out / "metrics.json", metrics);
-    write_file_atomically(out / "metrics.csv", metrics_rows);
-    write_file_atomically(out / "skipped.csv", skipped_rows);
-    result.seconds = since(begin);
-    utsname system{};
-    ::uname(&system);
-    write_json(out / "manifest.json",
-               {{"format", "biophony-run/0"},
-                {"name", graph.name},
-                {"started", started},
-                {"seconds", result.seconds},
-                {"state", !failure                              ? "finished"
-                          : failure->code() == Code::kCancelled ? "cancelled"
-                                                                : "failed"},
-                {"error", failure ? Json(failure->what()) : Json(nullptr)},
-                {"command_line", options.command_line},
-                {"environment",
-                 {{"biophony", options.host.version},
-                  {"libtorch", options.host.libtorch},
-                  {"cpu", options.host.cpu_class},
-                  {"threads", options.threads},
-                  {"system", fmt::format("{} {} {}", system.sysname, system.release, system.machine)}}},
-                {"store", fs::absolute(options.store).lexically_normal().string()},
-                {"nodes", nodes}});
-    if (failure) throw *failure;
-    return result;
+    return Run(graph, registry, options, observer).run();
 }
 
 }  // namespace biophony

@@ -1,7 +1,14 @@
 #include "pipeline/run_directory.hpp"
 
+#include <fcntl.h>
 #include <fmt/chrono.h>
 #include <fmt/format.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
 
 #include "base/csv.hpp"
 #include "base/sha256.hpp"
@@ -14,17 +21,98 @@ std::string now() {
                        fmt::gmtime(std::chrono::system_clock::to_time_t(std::chrono::system_clock::now())));
 }
 
-RunLog::RunLog(const fs::path& file) : out_(file, std::ios::trunc) {
+namespace {
+
+constexpr const char* kMarker = "biophony-run.txt";
+constexpr const char* kLock = "run.lock";
+
+/// Whether `target` holds hard links to the result's files and nothing else.
+bool is_exposed(const StoredResult& result, const fs::path& target) {
+    std::error_code problem;
+    size_t there = 0;
+    for (fs::recursive_directory_iterator at(target, problem), end; !problem && at != end; at.increment(problem))
+        there += at->is_directory(problem) ? 0 : 1;
+    const Json& files = result.record.at("files");
+    return !problem && there == files.size() && std::all_of(files.begin(), files.end(), [&](const Json& file) {
+        const std::string& name = file.at("name").get_ref<const std::string&>();
+        struct stat from {}, to {};
+        return ::stat((result.folder / name).c_str(), &from) == 0 && ::stat((target / name).c_str(), &to) == 0 &&
+               from.st_ino == to.st_ino && from.st_dev == to.st_dev;
+    });
+}
+
+}  // namespace
+
+fs::path open_run_directory(const fs::path& folder) {
+    std::error_code problem;
+    fs::create_directories(folder, problem);
+    if (problem) {
+        errno = problem.value();
+        throw_errno("make the run directory", folder);
+    }
+    const fs::path out = fs::canonical(folder);
+    if (!fs::is_empty(out) && !fs::exists(out / kMarker) && !fs::exists(out / kLock))
+        throw Error(
+            Code::kInvalid,
+            fmt::format(
+                "the folder is not empty, and no earlier run made it (it lacks the file '{}'); choose another --out",
+                kMarker),
+            {.file = out.string()});
+    return out;
+}
+
+void mark_run_directory(const fs::path& folder) {
+    write_file_atomically(folder / kMarker,
+                          "A biophony run directory; docs/formats/run-directory.md says what is in it.\n");
+}
+
+RunLock::RunLock(const fs::path& folder) {
+    const fs::path file = folder / kLock;
+    fd_ = ::open(file.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644);
+    if (fd_ < 0) throw_errno("write", file);
+    if (::flock(fd_, LOCK_EX | LOCK_NB) != 0) {
+        const bool taken = errno == EWOULDBLOCK;
+        char text[32] = {};
+        const ssize_t got = taken ? ::pread(fd_, text, sizeof text - 1, 0) : 0;
+        if (taken) {
+            ::close(fd_);
+            throw Error(Code::kInvalid,
+                        fmt::format("another run (process {}) writes to this folder; wait for it, or choose another "
+                                    "--out",
+                                    got > 0 ? std::string(text, static_cast<size_t>(got)) : "?"),
+                        {.file = folder.string()});
+        }
+        return;  // a file system without locks
+    }
+    const std::string process = std::to_string(::getpid());
+    if (::ftruncate(fd_, 0) != 0 || ::pwrite(fd_, process.data(), process.size(), 0) < 0) {
+        // Who holds it is only told.
+    }
+}
+
+RunLock::~RunLock() {
+    ::close(fd_);
+}
+
+RunLog::RunLog(const fs::path& file) : file_(file), out_(file, std::ios::trunc) {
     if (!out_) throw Error(Code::kRunFailed, "can't write", {.file = file.string()});
 }
 
-void RunLog::line(std::string_view node, std::string_view event, std::string_view text) {
-    out_ << Json{{"time", now()}, {"node", node}, {"event", event}, {"text", text}}.dump(
+void RunLog::line(std::string_view node, std::string_view event, std::string_view text, const std::string& time) {
+    out_ << Json{{"time", time}, {"node", node}, {"event", event}, {"text", text}}.dump(
                 -1, ' ', false, Json::error_handler_t::replace)
          << std::endl;
+    if (!out_ && problem_ == 0) problem_ = errno == 0 ? EIO : errno;
+}
+
+void RunLog::check() const {
+    if (problem_ == 0) return;
+    errno = problem_;
+    throw_errno("write", file_);
 }
 
 void expose(const StoredResult& result, const fs::path& target) {
+    if (is_exposed(result, target)) return;
     fs::remove_all(target);
     fs::create_directories(target);
     for (const Json& file : result.record.at("files")) {

@@ -1,11 +1,19 @@
 #include "pipeline/store.hpp"
 
+#include <fcntl.h>
 #include <fmt/format.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
+#include <chrono>
+#include <condition_variable>
 #include <cstdio>
+#include <map>
+#include <mutex>
+#include <set>
+#include <thread>
 
 #include "base/sha256.hpp"
 
@@ -46,14 +54,207 @@ std::string digest_of(const Json& files, bool with_local) {
     return hash.hex();
 }
 
+/// One line of /proc, or what a machine without it is called.
+std::string line_of(const char* file) {
+    try {
+        std::string text = read_file(file);
+        while (!text.empty() && text.back() == '\n') text.pop_back();
+        return text;
+    } catch (const Error&) {
+        return "unknown";
+    }
+}
+
+/// What process ids are told apart by where several machines, or containers, share a store.
+const std::string& machine() {
+    static const std::string name = [] {
+        char host[256] = {};
+        ::gethostname(host, sizeof host - 1);
+        struct stat space {};
+        ::stat("/proc/self/ns/pid", &space);
+        std::string text = fmt::format("{}.{}", host, space.st_ino);
+        std::replace_if(
+            text.begin(), text.end(), [](char c) { return c == '/' || c == '~'; }, '_');
+        return text;
+    }();
+    return name;
+}
+
+/// Whether nobody goes on with this folder of tmp: its process has ended, or, on another machine, it is a week old.
+bool is_left_over(const fs::path& folder) {
+    const std::string name = folder.filename().string();
+    const size_t at = name.find('~');
+    if (at == std::string::npos) return !owner_is_alive(name);
+    if (std::string_view(name).substr(0, at) == machine()) return !owner_is_alive(name.substr(at + 1));
+    std::error_code problem;
+    const auto written = fs::last_write_time(folder, problem);
+    return !problem && fs::file_time_type::clock::now() - written > std::chrono::hours(24 * 7);
+}
+
+const std::string& this_boot() {
+    static const std::string boot = line_of("/proc/sys/kernel/random/boot_id");
+    return boot;
+}
+
+/// Neither atomic nor synced.
+void write_plainly(const fs::path& path, std::string_view content) {
+    const int fd = ::open(path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
+    if (fd < 0) throw_errno("write", path);
+    bool good = true;
+    while (good && !content.empty()) {
+        const ssize_t put = ::write(fd, content.data(), content.size());
+        if (put < 0 && errno == EINTR) continue;
+        good = put >= 0;
+        if (good) content.remove_prefix(static_cast<size_t>(put));
+    }
+    const int problem = errno;
+    if (::close(fd) != 0) throw_errno("write", path);
+    errno = problem;
+    if (!good) throw_errno("write", path);
+}
+
 }  // namespace
 
+/// Brings results to the disk, in a thread of its own.
+class Store::Syncing {
+public:
+    explicit Syncing(fs::path root) : root_(std::move(root)) {}
+    ~Syncing() {
+        {
+            const std::lock_guard lock(mutex_);
+            end_ = true;
+        }
+        wake_.notify_all();
+        if (thread_.joinable()) thread_.join();
+    }
+    Syncing(const Syncing&) = delete;
+    Syncing& operator=(const Syncing&) = delete;
+
+    fs::path mark(const std::string& key) const { return root_ / "unsynced" / key; }
+    bool has(const std::string& key) const {
+        const std::lock_guard lock(mutex_);
+        return waiting_.contains(key) || working_.contains(key);
+    }
+    /// The result with this key lies in `folder`.
+    void add(const std::string& key, const fs::path& folder) {
+        {
+            const std::lock_guard lock(mutex_);
+            waiting_[key] = folder;
+            if (!thread_.joinable()) thread_ = std::thread([this] { work(); });
+        }
+        wake_.notify_all();
+    }
+    void settle() {
+        std::unique_lock lock(mutex_);
+        hurry_ = true;
+        wake_.notify_all();
+        done_.wait(lock, [this] { return waiting_.empty() && working_.empty(); });
+        hurry_ = false;
+        if (!failure_) return;
+        const Error failure = *failure_;
+        failure_.reset();
+        throw failure;
+    }
+
+private:
+    static constexpr std::chrono::milliseconds kGathers{250};
+
+    void work() {
+        std::unique_lock lock(mutex_);
+        for (;;) {
+            wake_.wait(lock, [this] { return end_ || !waiting_.empty(); });
+            // While a file system syncs, it holds up others' changes: better seldom and much.
+            wake_.wait_for(lock, kGathers, [this] { return end_ || hurry_; });
+            if (waiting_.empty()) return;
+            working_.swap(waiting_);
+            lock.unlock();
+            sync(working_);
+            lock.lock();
+            working_.clear();
+            done_.notify_all();
+        }
+    }
+
+    void sync(const std::map<std::string, fs::path>& batch) {
+        // Many at once cost one pass over the file system's unwritten pages instead of a commit for each file.
+        constexpr size_t kMany = 8;
+        if (batch.size() >= kMany) {
+            try {
+                const int fd = ::open(root_.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+                if (fd < 0) throw_errno("sync", root_);
+                const int result = ::syncfs(fd);
+                const int problem = errno;
+                ::close(fd);
+                errno = problem;
+                if (result != 0) throw_errno("sync", root_);
+                for (const auto& [key, folder] : batch) unmark(key);
+            } catch (const Error& error) {
+                for (const auto& [key, folder] : batch) withdraw(key, folder, error);
+            }
+            return;
+        }
+        std::set<fs::path> parents;
+        for (const auto& [key, folder] : batch) {
+            try {
+                sync_tree(folder);
+                parents.insert(folder.parent_path());
+            } catch (const std::exception& error) {
+                std::error_code ignored;
+                if (fs::exists(folder, ignored))  // else somebody has removed it
+                    withdraw(key, folder, Error(Code::kRunFailed, error.what()));
+            }
+        }
+        try {
+            parents.insert(root_ / "objects");
+            for (const fs::path& parent : parents) sync_path(parent);
+        } catch (const Error& error) {
+            for (const auto& [key, folder] : batch) withdraw(key, folder, error);
+            return;
+        }
+        for (const auto& [key, folder] : batch) unmark(key);
+    }
+    void unmark(const std::string& key) const {
+        std::error_code ignored;
+        fs::remove(mark(key), ignored);
+    }
+    void withdraw(const std::string& key, const fs::path& folder, const Error& error) {
+        const fs::path aside = root_ / "tmp" / (machine() + "~" + unique_name());
+        std::error_code ignored;
+        if (::rename(folder.c_str(), aside.c_str()) == 0) {
+            unmark(key);
+            fs::remove_all(aside, ignored);
+        }
+        const std::lock_guard lock(mutex_);
+        if (!failure_) failure_ = error;
+    }
+
+    fs::path root_;
+    mutable std::mutex mutex_;
+    std::condition_variable wake_, done_;
+    std::map<std::string, fs::path> waiting_, working_;
+    std::optional<Error> failure_;
+    bool end_ = false, hurry_ = false;
+    std::thread thread_;
+};
+
 Store::Store(fs::path root) : root_(fs::absolute(std::move(root)).lexically_normal()) {
-    make_folders(root_ / "objects");
-    make_folders(root_ / "tmp");
+    for (const char* folder : {"objects", "tmp", "unsynced"}) make_folders(root_ / folder);
     std::error_code ignored;
     for (const auto& entry : fs::directory_iterator(root_ / "tmp", ignored))
-        if (!owner_is_alive(entry.path().filename().string())) fs::remove_all(entry.path(), ignored);
+        if (is_left_over(entry.path())) fs::remove_all(entry.path(), ignored);
+    // A kill between the mark and the rename leaves a mark of nothing.
+    for (const auto& entry : fs::directory_iterator(root_ / "unsynced", ignored))
+        if (entry.path().filename().string().size() < 2 ||
+            (!fs::exists(object(entry.path().filename().string()), ignored) &&
+             fs::file_time_type::clock::now() - entry.last_write_time(ignored) > std::chrono::hours(1)))
+            fs::remove(entry.path(), ignored);
+    syncing_ = std::make_unique<Syncing>(root_);
+}
+
+Store::~Store() = default;
+
+void Store::settle() const {
+    syncing_->settle();
 }
 
 fs::path Store::object(const std::string& key) const {
@@ -71,6 +272,17 @@ std::optional<StoredResult> Store::find(const std::string& key) const {
         for (const Json& file : result.record.at("files"))
             if (fs::file_size(folder / file.at("name").get<std::string>()) != file.at("bytes").get<uint64_t>())
                 return std::nullopt;
+        if (const fs::path mark = syncing_->mark(key); fs::exists(mark, problem) && !syncing_->has(key)) {
+            // Whoever made it was killed before it was synced, or is about to. In the same boot nothing is lost.
+            bool trusted = false;
+            try {
+                trusted = read_file(mark) == this_boot();
+            } catch (const Error&) {
+                trusted = !fs::exists(mark, problem);  // it was synced just now
+            }
+            if (!trusted && !intact(result)) return std::nullopt;
+            syncing_->add(key, folder);
+        }
     } catch (const std::exception&) {
         return std::nullopt;  // somebody changed it; it is made again
     }
@@ -78,7 +290,7 @@ std::optional<StoredResult> Store::find(const std::string& key) const {
 }
 
 fs::path Store::make_temporary() const {
-    const fs::path folder = root_ / "tmp" / unique_name();
+    const fs::path folder = root_ / "tmp" / (machine() + "~" + unique_name());
     make_folders(folder);
     return folder;
 }
@@ -92,13 +304,13 @@ StoredResult Store::put(const fs::path& temporary, std::string key, const Json& 
     result.record["key"] = result.key;
     result.record["digest"] = result.digest;
     result.record["files"] = files;
-    write_json(temporary / "result.json", result.record);
+    write_plainly(temporary / "result.json", result.record.dump(2) + "\n");
     for (const auto& entry : fs::recursive_directory_iterator(temporary))
         if (entry.is_regular_file() && ::chmod(entry.path().c_str(), 0444) != 0) throw_errno("protect", entry.path());
-    sync_tree(temporary);
 
     result.folder = object(result.key);
     make_folders(result.folder.parent_path());
+    if (!fs::exists(result.folder)) write_plainly(syncing_->mark(result.key), this_boot());
     if (::rename(temporary.c_str(), result.folder.c_str()) != 0) {
         if (errno != ENOTEMPTY && errno != EEXIST) throw_errno("rename to", result.folder);
         std::error_code ignored;
@@ -109,12 +321,13 @@ StoredResult Store::put(const fs::path& temporary, std::string key, const Json& 
             fs::remove_all(temporary, ignored);
             return *there;
         }
-        const fs::path aside = root_ / "tmp" / unique_name();
+        const fs::path aside = root_ / "tmp" / (machine() + "~" + unique_name());
+        write_plainly(syncing_->mark(result.key), this_boot());
         if (::rename(result.folder.c_str(), aside.c_str()) != 0) throw_errno("move away", result.folder);
         fs::remove_all(aside, ignored);
         if (::rename(temporary.c_str(), result.folder.c_str()) != 0) throw_errno("rename to", result.folder);
     }
-    sync_path(result.folder.parent_path());
+    syncing_->add(result.key, result.folder);
     return result;
 }
 

@@ -1,13 +1,19 @@
 // Results by key: a folder per result, whole or not there.
 //
 //   <store>/objects/ab/abcdef…/      the result's files, read-only, and result.json: key record, digest, hashes, timing
-//   <store>/tmp/<process>/           results being made; left-overs of dead processes are removed
+//   <store>/tmp/<machine>~<process>/ results being made; left-overs of dead processes are removed
+//   <store>/unsynced/<key>           this result may not be on the disk yet; holds the boot in which it was made
 //
-// A result is written into tmp, synced, and renamed into place, so a kill at any moment leaves the old state or the
-// new. Several processes may use one store: whoever renames first wins, and equal keys mean equal bytes.
+// A result is written into tmp and renamed into place, so a kill at any moment leaves the old state or the new. Syncing
+// follows behind, several results at a time: a power loss in between can damage results whose mark in unsynced/ says so,
+// and these are compared with their hashes before they are taken; one that is damaged is made again. (This trusts the
+// file system to keep the order of its folders' changes, as journals do.) After settle() everything is on the disk.
+// Several processes, of several machines too, may use one store: whoever renames first wins, and equal keys mean equal
+// bytes.
 #pragma once
 
 #include <filesystem>
+#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
@@ -26,10 +32,14 @@ struct StoredResult {
     Json record;         ///< result.json
 };
 
+/// Any thread; several at once.
 class Store {
 public:
     /// Makes the folders and clears what dead processes left. Throws Error(kRunFailed).
     explicit Store(fs::path root);
+    ~Store();  ///< settles, and tells no failure
+    Store(const Store&) = delete;
+    Store& operator=(const Store&) = delete;
 
     const fs::path& root() const { return root_; }
     /// The result with this key, if its files are there with the sizes that were written.
@@ -40,11 +50,16 @@ public:
     StoredResult put(const fs::path& temporary, std::string key, const Json& about) const;
     /// Compares every file with its hash. Throws Error(kRunFailed) that names the first that differs and what to do.
     void verify(const StoredResult& result) const;
+    /// Waits until all that this object has put or found is on the disk. Throws Error(kRunFailed) where a result couldn't
+    /// be synced; it is taken out of the store again.
+    void settle() const;
 
 private:
+    class Syncing;
     bool intact(const StoredResult& result) const;
     fs::path object(const std::string& key) const;
     fs::path root_;
+    std::unique_ptr<Syncing> syncing_;
 };
 
 }  // namespace biophony

@@ -1,13 +1,26 @@
 #include "pipeline/work.hpp"
 
-#include <chrono>
-
-#include "base/files.hpp"
 #include "pipeline/key.hpp"
-#include "pipeline/times.hpp"
-#include "plugins/call.hpp"
 
 namespace biophony {
+
+Work::Work(const Graph& graph, const Registry& registry, const RunOptions& options, RunObserver& observer,
+           std::unique_ptr<Executor> executor)
+    : graph_(graph),
+      registry_(registry),
+      options_(options),
+      observer_(observer),
+      store_(options.store),
+      executor_(std::move(executor)),
+      done_(graph.nodes.size()) {
+    if (executor_ == nullptr && !options.launch.prefix.empty()) {
+        Launch launch = options.launch;
+        launch.store = store_.root();
+        launch.threads = options.threads;
+        executor_ = std::make_unique<LaunchExecutor>(std::move(launch), store_);
+    }
+    if (executor_ == nullptr) executor_ = std::make_unique<LocalExecutor>(graph, registry, store_, options.threads);
+}
 
 std::optional<std::string> Work::key_of(size_t i, Json& record) const {
     std::vector<std::vector<std::string>> digests;
@@ -25,62 +38,42 @@ bool Work::take(size_t i) {
     if (graph_.nodes[i].type->volatile_source || !options_.use_cache) return false;
     Json record;
     const auto key = key_of(i, record);
-    if (!key) return false;
-    std::optional<StoredResult> found = store_.find(*key);
+    return key && take(i, *key);
+}
+
+bool Work::take(size_t i, const std::string& key) {
+    std::optional<StoredResult> found = store_.find(key);
     if (!found) return false;
-    Done done{.result = std::move(*found), .cached = true};
-    for (const Json& file : done.result.record.value("skipped", Json::array()))
-        done.skipped.push_back({file.at("file"), file.at("reason")});
-    done_[i] = std::move(done);
+    set(i, std::move(*found), true);
     return true;
 }
 
+void Work::set(size_t i, StoredResult result, bool cached) {
+    Done done{.result = std::move(result), .cached = cached};
+    for (const Json& file : done.result.record.value("skipped", Json::array()))
+        done.skipped.push_back({file.at("file"), file.at("reason")});
+    done_[i] = std::move(done);
+}
+
+Job Work::job_of(size_t i, std::string key, Json record) const {
+    Job job{.node = &graph_.nodes[i], .key = std::move(key), .record = std::move(record), .cancel = options_.cancel};
+    for (const auto& [port, sources] : graph_.nodes[i].inputs)
+        for (const size_t source : sources)
+            job.inputs[port].push_back({graph_.nodes[source].id, &done_[source]->result});
+    return job;
+}
+
 void Work::make(size_t i, const std::function<void(std::string_view)>& log,
-          const std::function<void(std::string_view)>& note, std::string& headline) {
-    const GraphNode& node = graph_.nodes[i];
+                const std::function<void(std::string_view)>& note, std::string& headline) {
     Json record;
-    const std::optional<std::string> key = key_of(i, record);
-    TaskContext context;
-    context.node = node.id;
-    context.params = node.params;
-    context.seed = node.seed;
-    context.threads = options_.threads;
-    context.item = node.item;
-    context.registry = &registry_;
-    for (const auto& [port, sources] : node.inputs)
-        for (size_t s = 0; s < sources.size(); ++s) {
-            const GraphNode& source = graph_.nodes[sources[s]];
-            const StoredResult& input = done_[sources[s]]->result;
-            if (verified_.insert(input.key).second) store_.verify(input);
-            const auto names = node.names.find(port);
-            context.inputs[port].push_back({source.id, source.output(), input.folder, input.digest,
-                                            names == node.names.end() ? source.id : names->second.at(s)});
-        }
-    context.progress = &observer_.progress();
-    context.cancel = options_.cancel;
-    context.log = log;
-    context.note = note;
-    context.out = store_.make_temporary();
-    try {
-        const auto begin = Clock::now();
-        {
-            CrashContext crash(node.item == nullptr ? std::string() : node.item->name(), node.id);
-            node.type->run(context);
-        }
-        Json skipped = Json::array();
-        for (const SkippedFile& file : context.skipped)
-            skipped.push_back({{"file", file.file}, {"reason", file.reason}});
-        const Json about = {
-            {"node", node.id},    {"type", node.type->name}, {"record", record}, {"headline", context.headline},
-            {"skipped", skipped}, {"seconds", since(begin)}, {"finished", now()}};
-        done_[i] = Done{.result = store_.put(context.out, node.type->volatile_source ? std::string() : *key, about),
-                        .skipped = context.skipped};
-        headline = context.headline;
-    } catch (...) {
-        std::error_code ignored;
-        fs::remove_all(context.out, ignored);
-        throw;
-    }
+    std::string key = *key_of(i, record);
+    if (graph_.nodes[i].type->volatile_source) key.clear();
+    Job job = job_of(i, std::move(key), std::move(record));
+    job.progress = &observer_.progress();
+    job.log = log;
+    job.note = note;
+    set(i, executor_->execute(job), false);
+    headline = done_[i]->result.record.value("headline", std::string());
 }
 
 }  // namespace biophony

@@ -2,11 +2,12 @@
 #pragma once
 
 #include <functional>
+#include <memory>
 #include <optional>
-#include <set>
 #include <string>
 #include <vector>
 
+#include "pipeline/executor.hpp"
 #include "pipeline/run.hpp"
 
 namespace biophony {
@@ -18,27 +19,30 @@ struct Done {
     std::vector<SkippedFile> skipped;
 };
 
-/// [main]
+/// Functions for a node may be called from any thread, for several nodes at once, when its inputs are done.
 class Work {
 public:
-    Work(const Graph& graph, const Registry& registry, const RunOptions& options, RunObserver& observer)
-        : graph_(graph),
-          registry_(registry),
-          options_(options),
-          observer_(observer),
-          store_(options.store),
-          done_(graph.nodes.size()) {}
+    /// `executor` makes the results; null = in this process. All of them outlive it.
+    Work(const Graph& graph, const Registry& registry, const RunOptions& options, RunObserver& observer,
+         std::unique_ptr<Executor> executor = nullptr);
 
     const Store& store() const { return store_; }
+    Executor& executor() { return *executor_; }
     const std::vector<std::optional<Done>>& done() const { return done_; }
 
     /// The key of node i, if all of its inputs are done.
     std::optional<std::string> key_of(size_t i, Json& record) const;
     /// Takes the result from the store, if it is there.
     bool take(size_t i);
-    /// Makes the result now.
+    /// The same for a key that is known; whatever --no-cache says.
+    bool take(size_t i, const std::string& key);
+    /// What the executor needs for node i; without the functions that follow it.
+    Job job_of(size_t i, std::string key, Json record) const;
+    /// Makes the result now, in this thread.
     void make(size_t i, const std::function<void(std::string_view)>& log,
               const std::function<void(std::string_view)>& note, std::string& headline);
+    /// Node i's result is this.
+    void set(size_t i, StoredResult result, bool cached);
 
 private:
     const Graph& graph_;
@@ -46,8 +50,8 @@ private:
     const RunOptions& options_;
     RunObserver& observer_;
     Store store_;
+    std::unique_ptr<Executor> executor_;
     std::vector<std::optional<Done>> done_;
-    std::set<std::string> verified_;
 };
 
 }  // namespace biophony

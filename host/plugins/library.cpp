@@ -243,7 +243,7 @@ const void* item_table(const bph_plugin* plugin, const ItemInfo& item) {
         const auto* dataset = static_cast<const bph_dataset_v0*>(table);
         need_functions(dataset->create != nullptr && dataset->destroy != nullptr && dataset->describe != nullptr);
     } else if (item.interface_id == BPH_MERGER_V0) {
-        need(sizeof(bph_merger_v0));
+        need(offsetof(bph_merger_v0, observe_bytes));
         const auto* merger = static_cast<const bph_merger_v0*>(table);
         need_functions(merger->create != nullptr && merger->destroy != nullptr && merger->element != nullptr);
         const MergerTraits::Scope scope = merger_traits(item).scope;

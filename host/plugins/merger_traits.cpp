@@ -12,7 +12,7 @@ namespace {
 
 const std::vector<std::string> kStages = {"transform", "combine", "post"}, kExperts = {"one", "all"},
                                kScopes = {"element", "tensor", "matrix", "global"}, kSpaces = {"delta", "weight"},
-                               kNeeds = {"base", "linalg", "experts"}, kJoins = {"ordered", "exact"},
+                               kNeeds = {"base", "linalg", "experts", "norms"}, kJoins = {"ordered", "exact"},
                                kPresetKeys = {"use", "with"};
 constexpr uint32_t kMostPasses = 100, kMostExperts = 1000;
 
@@ -41,6 +41,7 @@ public:
             out.needs_base |= need == "base";
             out.needs_linalg |= need == "linalg";
             out.needs_experts |= need == "experts";
+            out.needs_norms |= need == "norms";
             if (index_of(need, kNeeds) == kNeeds.size())
                 complain(
                     "/needs",
@@ -49,6 +50,9 @@ public:
         }
         if (out.needs_experts && out.stage != MergerTraits::Stage::kPost)
             complain("/needs", "found \"experts\", which is for post stages: the others see them anyway");
+        if (out.needs_norms && out.stage == MergerTraits::Stage::kPost)
+            complain("/needs",
+                     "found \"norms\", which is for transforms and combines: post stages ask for \"experts\"");
         if (merger_->contains("random")) {
             if (!(*merger_)["random"].is_boolean())
                 complain("/random", fmt::format("found {}, expected true or false", describe((*merger_)["random"])));

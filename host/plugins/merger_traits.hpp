@@ -26,6 +26,7 @@ struct MergerTraits {
     bool exact_join = false;         ///< scope global: states join the same whichever tensors each has seen
     bool needs_base = false, needs_linalg = false;
     bool needs_experts = false;  ///< a post stage that sees the experts as they were read
+    bool needs_norms = false;    ///< sees the lengths of the experts as they were read
     bool random = false;
     Json preset;  ///< an array of {"use", "with"} where the item stands for other stages; else null
 };

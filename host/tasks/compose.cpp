@@ -144,7 +144,7 @@ void run_compose(TaskContext& context) {
     const MergeReport report = merge(context.input("base").folder / "encoder.safetensors", vectors, stages,
                                      context.out / "encoder.safetensors", options);
     const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
-    const Geometry geometry = observer.geometry();
+    const Geometry& geometry = observer.geometry();
     std::vector<std::string> used;
     for (const MergeStage& stage : stages) used.push_back(stage.item->id);
     const std::vector<std::string> warnings = geometry.warnings(used);
@@ -177,7 +177,7 @@ NodeType compose_type() {
                 "stages": {
                     "type": "array", "minItems": 1, "description": "any transforms, one combine, any post stages",
                     "items": {
-                        "type": "object", "required": ["use"],
+                        "type": "object", "required": ["use"], "x-plugins": "merger",
                         "properties": {
                             "use": {"type": "string", "description": "a merge plugin: \"merger:average\"; a preset stands for several"},
                             "with": {"type": "object", "description": "its parameters; see biophony inspect"}

@@ -7,6 +7,7 @@
 #include <array>
 #include <cmath>
 #include <map>
+#include <mutex>
 #include <set>
 
 #include "audio/decode.hpp"
@@ -27,12 +28,7 @@ namespace {
 class Inventory {
 public:
     explicit Inventory(std::string_view key) : path_(cache_folder() / "inventory" / (std::string(key) + ".json")) {
-        try {
-            if (fs::exists(path_)) known_ = read_json(path_);
-        } catch (const Error&) {
-            known_ = Json::object();  // a spoiled cache is an empty one
-        }
-        if (!known_.is_object()) known_ = Json::object();
+        known_ = read();
     }
 
     struct Entry {
@@ -58,25 +54,38 @@ public:
                     .channels = check.info.channels};
         if (!entry.problem.empty()) return entry;  // not remembered: it may be mended, or have been a passing fault
         entry.sha256 = sha256_file(file);
-        known_[file] = {{"stamp", stamp},           {"sha256", entry.sha256}, {"problem", entry.problem},
+        added_[file] = {{"stamp", stamp},           {"sha256", entry.sha256}, {"problem", entry.problem},
                         {"seconds", entry.seconds}, {"rate", entry.rate},     {"channels", entry.channels}};
-        changed_ = true;
+        known_[file] = added_[file];
         return entry;
     }
 
     void save() const {
-        if (!changed_) return;
+        if (added_.empty()) return;
         try {
-            write_json(path_, known_);
+            // Another data set may have written what it read meanwhile.
+            static std::mutex mutex;
+            const std::lock_guard lock(mutex);
+            Json all = read();
+            all.update(added_);
+            write_json(path_, all);
         } catch (const Error&) {
             // The cache only saves time; a full disk will be told where it matters.
         }
     }
 
 private:
+    Json read() const {
+        try {
+            if (Json known = fs::exists(path_) ? read_json(path_) : Json(); known.is_object()) return known;
+        } catch (const Error&) {
+            // A spoiled cache is an empty one.
+        }
+        return Json::object();
+    }
+
     fs::path path_;
-    Json known_ = Json::object();
-    bool changed_ = false;
+    Json known_ = Json::object(), added_ = Json::object();
 };
 
 /// "clips[amphibian]" → "amphibian"; "frogs" → "frogs".

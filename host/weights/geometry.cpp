@@ -4,62 +4,36 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
-#include <array>
 #include <atomic>
-#include <bit>
 #include <cmath>
+#include <condition_variable>
 #include <exception>
 #include <limits>
+#include <mutex>
 #include <numbers>
 #include <thread>
 
 #include "base/csv.hpp"
 #include "weights/finite.hpp"
+#include "weights/kernels.hpp"
 #include "weights/task_vector.hpp"
 
 namespace biophony {
 
 namespace {
 
-/// Elements that one thread sums at a time.
-constexpr uint64_t kBlock = 1 << 20;
+constexpr uint64_t kBlock = GeometrySums::kBlock;
+/// Bytes that sums of blocks may take in all threads together.
+constexpr uint64_t kMemory = 160'000'000;
+/// Elements of all vectors that stay in the nearest caches while pairs are made of them.
+constexpr size_t kRun = 512;
+static_assert(kRun % 64 == 0 && GeometrySums::kPiece % kRun == 0);
 /// Below this mean agreement a majority of signs is hardly more than a toss: a correlation of 0.063 gives 0.52.
 constexpr double kChanceAgreement = 0.52;
 /// From this ratio on the smallest vector has less than a ninth of the largest one's energy.
 constexpr double kNormRatio = 3;
 /// Share of the mean that Model Stock keeps, below which its result is the base but for a little.
 constexpr double kLittle = 0.2;
-
-/// Sums in eight chains, which the compiler can keep in registers; their order is fixed. `absolute` gets the sum of the
-/// magnitudes.
-template <class Term>
-double sum_of(size_t count, Term&& term, double* absolute = nullptr) {
-    std::array<double, 8> sums{}, sizes{};
-    size_t k = 0;
-    for (; k + 8 <= count; k += 8)
-        for (size_t c = 0; c < 8; ++c) {
-            const double value = term(k + c);
-            sums[c] += value;
-            sizes[c] += std::abs(value);
-        }
-    for (size_t c = 0; k < count; ++k, ++c) {
-        const double value = term(k);
-        sums[c] += value;
-        sizes[c] += std::abs(value);
-    }
-    auto all = [](const std::array<double, 8>& s) {
-        return ((s[0] + s[1]) + (s[2] + s[3])) + ((s[4] + s[5]) + (s[6] + s[7]));
-    };
-    if (absolute != nullptr) *absolute = all(sizes);
-    return all(sums);
-}
-
-double mean_over_pairs(const Geometry::Part& part, double PairGeometry::*figure) {
-    if (part.pairs.empty()) return std::numeric_limits<double>::quiet_NaN();
-    double sum = 0;
-    for (const PairGeometry& pair : part.pairs) sum += pair.*figure;
-    return sum / static_cast<double>(part.pairs.size());
-}
 
 Json number(double value) {
     return std::isfinite(value) ? Json(value) : Json(nullptr);
@@ -81,35 +55,36 @@ void GeometrySums::see(size_t tensor, std::span<const float* const> vectors, siz
         sums.squares.resize(vectors_);
         sums.absolute.resize(vectors_);
         sums.pairs.resize(vectors_ * (vectors_ - 1) / 2);
-        wide_.resize(vectors_, std::vector<double>(kPiece));
     }
-    for (size_t i = 0; i < vectors_; ++i) {
-        std::copy_n(vectors[i], count, wide_[i].begin());
-        const double* a = wide_[i].data();
-        double absolute = 0;
-        sums.squares[i] += sum_of(count, [a](size_t k) { return a[k] * a[k]; });
-        static_cast<void>(sum_of(
-            count, [a](size_t k) { return a[k]; }, &absolute));
-        sums.absolute[i] += absolute;
-    }
-    for_pairs(vectors_, [&](size_t i, size_t j, size_t at) {
-        Pair& pair = sums.pairs[at];
-        const double *a = wide_[i].data(), *b = wide_[j].data();
-        double magnitude = 0;
-        pair.dot += sum_of(
-            count, [a, b](size_t k) { return a[k] * b[k]; }, &magnitude);
-        pair.magnitude += magnitude;
-        const float *x = vectors[i], *y = vectors[j];
-        uint32_t agree = 0, both = 0;
-        for (size_t k = 0; k < count; ++k) {
-            const uint32_t p = std::bit_cast<uint32_t>(x[k]), q = std::bit_cast<uint32_t>(y[k]);
-            const uint32_t set = static_cast<uint32_t>((p << 1) != 0) & static_cast<uint32_t>((q << 1) != 0);
-            both += set;
-            agree += set & (((p ^ q) >> 31) ^ 1U);
+    constexpr size_t kWords = kRun / 64;
+    static const std::vector<double> ones(kRun, 1);
+    thread_local std::vector<double> wide;  // a thread sees many blocks
+    thread_local std::vector<uint64_t> negative, set;
+    wide.resize(vectors_ * kRun);
+    negative.resize(vectors_ * kWords);
+    set.resize(vectors_ * kWords);
+    for (size_t from = 0; from < count; from += kRun) {
+        const size_t part = std::min(kRun, count - from), words = (part + 63) / 64;
+        const size_t padded = (part + kernels::kLanes - 1) / kernels::kLanes * kernels::kLanes;
+        for (size_t i = 0; i < vectors_; ++i) {
+            double* a = wide.data() + i * kRun;
+            std::copy_n(vectors[i] + from, part, a);
+            std::fill(a + part, a + padded, 0.0);
+            kernels::signs(vectors[i] + from, part, negative.data() + i * kWords, set.data() + i * kWords);
+            sums.squares[i] += kernels::products(a, a, padded).sum;
+            sums.absolute[i] += kernels::products(a, ones.data(), padded).absolute;
         }
-        pair.agree += agree;
-        pair.both += both;
-    });
+        for_pairs(vectors_, [&](size_t i, size_t j, size_t at) {
+            Pair& pair = sums.pairs[at];
+            const auto [dot, magnitude] = kernels::products(wide.data() + i * kRun, wide.data() + j * kRun, padded);
+            const auto [both, agree] = kernels::agreement(&negative[i * kWords], &set[i * kWords],
+                                                          &negative[j * kWords], &set[j * kWords], words);
+            pair.dot += dot;
+            pair.magnitude += magnitude;
+            pair.agree += agree;
+            pair.both += both;
+        });
+    }
 }
 
 void GeometrySums::join(const GeometrySums& later) {
@@ -130,71 +105,123 @@ void GeometrySums::join(const GeometrySums& later) {
     }
 }
 
-Geometry::Geometry(std::vector<std::string> names, const std::vector<GeometryTensor>& tensors, const GeometrySums& sums)
-    : names_(std::move(names)) {
-    auto part_of = [&](const std::vector<size_t>& which) {
-        Part part;
-        part.norms.resize(names_.size());
-        part.pairs.resize(names_.size() * (names_.size() - 1) / 2);
-        for (const size_t t : which) {
-            part.elements += tensors[t].elements;
-            for (size_t i = 0; i < names_.size(); ++i) part.norms[i] += sums.tensors_.at(t).squares[i];
+uint64_t GeometrySums::bytes(size_t vectors, size_t tensors) {
+    const uint64_t each = vectors * (vectors - 1) / 2 * sizeof(Pair) + vectors * 2 * sizeof(double) + 200;
+    return tensors * each;
+}
+
+void Geometry::Sums::add(const GeometrySums::Tensor& tensor, uint64_t count) {
+    const auto n = static_cast<double>(count);
+    elements += count;
+    for (size_t i = 0; i < squares.size(); ++i) squares[i] += tensor.squares[i];
+    if (pairs.empty()) return;
+    for_pairs(squares.size(), [&](size_t i, size_t j, size_t at) {
+        const GeometrySums::Pair& seen = tensor.pairs[at];
+        Pair& pair = pairs[at];
+        const auto counted = static_cast<double>(seen.both);
+        const double product = tensor.squares[i] * tensor.squares[j];
+        pair.dot += seen.dot;
+        pair.magnitude += seen.magnitude;
+        pair.variance += product / n;
+        pair.independent += tensor.absolute[i] * tensor.absolute[j] / n;
+        pair.agree += static_cast<double>(seen.agree);
+        pair.both += counted;
+        if (product > 0) {
+            const double cosine = std::clamp(seen.dot / std::sqrt(product), -1.0, 1.0);
+            pair.expected += counted * (0.5 + std::asin(cosine) / std::numbers::pi);
         }
-        for (double& norm : part.norms) norm = std::sqrt(norm);
-        for_pairs(names_.size(), [&](size_t i, size_t j, size_t at) {
-            double dot = 0, variance = 0, magnitude = 0, independent = 0, agree = 0, both = 0, expected = 0;
-            for (const size_t t : which) {
-                const GeometrySums::Tensor& tensor = sums.tensors_.at(t);
-                const GeometrySums::Pair& pair = tensor.pairs[at];
-                const auto n = static_cast<double>(tensors[t].elements), counted = static_cast<double>(pair.both);
-                const double product = tensor.squares[i] * tensor.squares[j];
-                dot += pair.dot;
-                magnitude += pair.magnitude;
-                variance += product / n;
-                independent += tensor.absolute[i] * tensor.absolute[j] / n;
-                agree += static_cast<double>(pair.agree);
-                both += counted;
-                if (product > 0) {
-                    const double cosine = std::clamp(pair.dot / std::sqrt(product), -1.0, 1.0);
-                    expected += counted * (0.5 + std::asin(cosine) / std::numbers::pi);
-                }
-            }
-            const double product = part.norms[i] * part.norms[j];
-            // Where a vector is 0 these are 0/0: not a number.
-            part.pairs[at] = {.cosine = dot / product,
-                              .null_deviation = std::sqrt(variance) / product,
-                              .sign_agreement = agree / both,
-                              .sign_expected = expected / both,
-                              .weighted_agreement = 0.5 + 0.5 * dot / magnitude,
-                              .overlap = magnitude / independent};
-        });
-        return part;
-    };
-    std::vector<size_t> all;
-    std::map<std::string, std::vector<size_t>> by_role;
-    std::map<int32_t, std::vector<size_t>> by_block;
-    for (size_t t = 0; t < tensors.size(); ++t) {
-        if (tensors[t].elements == 0) continue;
-        all.push_back(t);
-        by_role[tensors[t].role.empty() ? "other" : tensors[t].role].push_back(t);
-        by_block[std::max(tensors[t].block, -1)].push_back(t);
-        tensors_.emplace_back(tensors[t].name, part_of({t}));
+    });
+}
+
+PairGeometry Geometry::Sums::pair(size_t at, size_t i, size_t j) const {
+    const Pair& sum = pairs[at];
+    const double product = std::sqrt(squares[i]) * std::sqrt(squares[j]);
+    // Where a vector is 0 these are 0/0: not a number.
+    return {.cosine = sum.dot / product,
+            .null_deviation = std::sqrt(sum.variance) / product,
+            .sign_agreement = sum.agree / sum.both,
+            .sign_expected = sum.expected / sum.both,
+            .weighted_agreement = 0.5 + 0.5 * sum.dot / sum.magnitude,
+            .overlap = sum.magnitude / sum.independent};
+}
+
+Geometry::Part Geometry::Sums::part() const {
+    Part out{.elements = elements};
+    for (const double square : squares) out.norms.push_back(std::sqrt(square));
+    if (pairs.empty()) return out;
+    out.pairs.reserve(pairs.size());
+    for_pairs(squares.size(), [&](size_t i, size_t j, size_t at) { out.pairs.push_back(pair(at, i, j)); });
+    return out;
+}
+
+Geometry::Sums Geometry::empty(size_t most) const {
+    Sums out;
+    out.squares.resize(names_.size());
+    if (names_.size() <= most) out.pairs.resize(names_.size() * (names_.size() - 1) / 2);
+    return out;
+}
+
+Geometry::Geometry(std::vector<std::string> names, std::vector<GeometryTensor> tensors)
+    : names_(std::move(names)), known_(std::move(tensors)) {
+    whole_ = empty(names_.size());
+}
+
+Geometry::Geometry(std::vector<std::string> names, std::vector<GeometryTensor> tensors, GeometrySums sums)
+    : Geometry(std::move(names), std::move(tensors)) {
+    take(sums, known_.size());
+}
+
+void Geometry::take(GeometrySums& sums, size_t end) {
+    while (!sums.tensors_.empty() && sums.tensors_.begin()->first < end) {
+        const auto [at, seen] = *sums.tensors_.begin();
+        const GeometryTensor& tensor = known_.at(at);
+        const auto role = roles_.try_emplace(tensor.role.empty() ? "other" : tensor.role, empty(kPartPairs)).first;
+        const auto block = blocks_.try_emplace(std::max(tensor.block, -1), empty(kPartPairs)).first;
+        Sums alone = empty(kTensorPairs);
+        for (Sums* part : {&whole_, &role->second, &block->second, &alone}) part->add(seen, tensor.elements);
+        tensors_.emplace_back(tensor.name, alone.part());
+        sums.tensors_.erase(sums.tensors_.begin());
     }
-    whole_ = part_of(all);
-    for (const auto& [role, which] : by_role) roles_[role] = part_of(which);
-    for (const auto& [block, which] : by_block) blocks_[block] = part_of(which);
+}
+
+uint64_t Geometry::bytes() const {
+    const uint64_t n = names_.size(), pairs = n * (n - 1) / 2;
+    std::map<std::string, size_t> roles;
+    std::map<int32_t, size_t> blocks;
+    for (const GeometryTensor& tensor : known_) ++roles[tensor.role], ++blocks[tensor.block];
+    const uint64_t parts = roles.size() + blocks.size();
+    return (parts + 1) * n * sizeof(double) + (1 + (n <= kPartPairs ? parts : 0)) * pairs * sizeof(Sums::Pair) +
+           known_.size() * (n * sizeof(double) + (n <= kTensorPairs ? pairs * sizeof(PairGeometry) : 0) + 200);
+}
+
+std::map<std::string, Geometry::Part> Geometry::roles() const {
+    std::map<std::string, Part> out;
+    for (const auto& [role, sums] : roles_) out[role] = sums.part();
+    return out;
+}
+
+std::map<int32_t, Geometry::Part> Geometry::blocks() const {
+    std::map<int32_t, Part> out;
+    for (const auto& [block, sums] : blocks_) out[block] = sums.part();
+    return out;
 }
 
 double Geometry::norm_balance() const {
-    const auto [least, most] = std::minmax_element(whole_.norms.begin(), whole_.norms.end());
-    return *least > 0 ? *most / *least : std::numeric_limits<double>::infinity();
+    const auto [least, most] = std::minmax_element(whole_.squares.begin(), whole_.squares.end());
+    return *least > 0 ? std::sqrt(*most) / std::sqrt(*least) : std::numeric_limits<double>::infinity();
 }
 
+double Geometry::mean_over_pairs(double PairGeometry::*figure) const {
+    if (whole_.pairs.empty()) return std::numeric_limits<double>::quiet_NaN();
+    double sum = 0;
+    for_pairs(names_.size(), [&](size_t i, size_t j, size_t at) { sum += whole_.pair(at, i, j).*figure; });
+    return sum / static_cast<double>(whole_.pairs.size());
+}
 double Geometry::mean_cosine() const {
-    return mean_over_pairs(whole_, &PairGeometry::cosine);
+    return mean_over_pairs(&PairGeometry::cosine);
 }
 double Geometry::mean_sign_agreement() const {
-    return mean_over_pairs(whole_, &PairGeometry::sign_agreement);
+    return mean_over_pairs(&PairGeometry::sign_agreement);
 }
 
 std::vector<std::string> Geometry::warnings(const std::vector<std::string>& stages) const {
@@ -206,16 +233,16 @@ std::vector<std::string> Geometry::warnings(const std::vector<std::string>& stag
                });
     };
     for (size_t i = 0; i < names_.size(); ++i)
-        if (whole_.norms[i] == 0)
+        if (whole_.squares[i] == 0)
             out.push_back(fmt::format("the task vector '{}' is 0: its model is the base", names_[i]));
     if (names_.size() < 2 || !out.empty()) return out;
-    const auto [least, most] = std::minmax_element(whole_.norms.begin(), whole_.norms.end());
+    const auto [least, most] = std::minmax_element(whole_.squares.begin(), whole_.squares.end());
     if (norm_balance() >= kNormRatio && (stages.empty() || !uses({"norm-adjusted"})))
         out.push_back(
             fmt::format("the task vector '{}' is {:.1f} times as long as '{}', so sums and means are mostly "
                         "the longer one; coefficients, or training that changes as much, would balance them",
-                        names_[static_cast<size_t>(most - whole_.norms.begin())], norm_balance(),
-                        names_[static_cast<size_t>(least - whole_.norms.begin())]));
+                        names_[static_cast<size_t>(most - whole_.squares.begin())], norm_balance(),
+                        names_[static_cast<size_t>(least - whole_.squares.begin())]));
     if (const double agreement = mean_sign_agreement(); uses({"elect", "pcb", "sce"}) && agreement < kChanceAgreement)
         out.push_back(
             fmt::format("the vectors agree in sign at {:.1f} % of the elements, and chance is 50 %: electing "
@@ -235,7 +262,7 @@ Json Geometry::to_json(const std::vector<std::string>& warnings) const {
     const size_t count = names_.size();
     auto part_json = [&](const Part& part) {
         Json out = {{"elements", part.elements}, {"norms", part.norms}};
-        if (count < 2) return out;
+        if (part.pairs.empty()) return out;
         auto matrix = [&](double PairGeometry::*figure, const Json& diagonal) {
             Json rows = std::vector<Json>(count, std::vector<Json>(count, diagonal));
             for_pairs(count,
@@ -251,17 +278,23 @@ Json Geometry::to_json(const std::vector<std::string>& warnings) const {
         return out;
     };
     Json roles = Json::object(), blocks = Json::object();
-    for (const auto& [role, part] : roles_) roles[role] = part_json(part);
-    for (const auto& [block, part] : blocks_) blocks[block < 0 ? "none" : std::to_string(block)] = part_json(part);
-    return {{"format", "biophony-geometry/0"},
-            {"vectors", names_},
-            {"whole", part_json(whole_)},
-            {"roles", roles},
-            {"blocks", blocks},
-            {"norm_balance", number(norm_balance())},
-            {"mean_cosine", number(mean_cosine())},
-            {"mean_sign_agreement", number(mean_sign_agreement())},
-            {"warnings", warnings}};
+    for (const auto& [role, sums] : roles_) roles[role] = part_json(sums.part());
+    for (const auto& [block, sums] : blocks_)
+        blocks[block < 0 ? "none" : std::to_string(block)] = part_json(sums.part());
+    Json out = {{"format", "biophony-geometry/0"},
+                {"vectors", names_},
+                {"whole", part_json(whole_.part())},
+                {"roles", roles},
+                {"blocks", blocks},
+                {"norm_balance", number(norm_balance())},
+                {"mean_cosine", number(mean_cosine())},
+                {"mean_sign_agreement", number(mean_sign_agreement())},
+                {"warnings", warnings}};
+    if (count > kTensorPairs)
+        out["left_out"] = fmt::format(
+            "pairs of single tensors, as there are more than {} vectors{}", kTensorPairs,
+            count > kPartPairs ? fmt::format("; of roles and blocks, more than {}", kPartPairs) : std::string());
+    return out;
 }
 
 std::string Geometry::to_csv() const {
@@ -270,7 +303,11 @@ std::string Geometry::to_csv() const {
         "sign_agreement_weighted,overlap\n";
     auto add = [&](const char* level, const std::string& name, const Part& part) {
         const std::string front = fmt::format("{},{},{}", level, csv_field(name), part.elements);
-        if (names_.size() == 1) out += fmt::format("{},{},,{},,,,,,,\n", front, csv_field(names_[0]), part.norms[0]);
+        if (part.pairs.empty()) {
+            for (size_t i = 0; i < names_.size(); ++i)
+                out += fmt::format("{},{},,{},,,,,,,\n", front, csv_field(names_[i]), part.norms[i]);
+            return;
+        }
         for_pairs(names_.size(), [&](size_t i, size_t j, size_t at) {
             const PairGeometry& pair = part.pairs[at];
             out += fmt::format("{},{},{},{},{}", front, csv_field(names_[i]), csv_field(names_[j]), part.norms[i],
@@ -281,9 +318,9 @@ std::string Geometry::to_csv() const {
             out += '\n';
         });
     };
-    add("whole", "", whole_);
-    for (const auto& [role, part] : roles_) add("role", role, part);
-    for (const auto& [block, part] : blocks_) add("block", block < 0 ? "none" : std::to_string(block), part);
+    add("whole", "", whole_.part());
+    for (const auto& [role, sums] : roles_) add("role", role, sums.part());
+    for (const auto& [block, sums] : blocks_) add("block", block < 0 ? "none" : std::to_string(block), sums.part());
     for (const auto& [name, part] : tensors_) add("tensor", name, part);
     return out;
 }
@@ -291,20 +328,23 @@ std::string Geometry::to_csv() const {
 std::string Geometry::to_text(const std::vector<std::string>& warnings) const {
     size_t width = 6;
     for (const std::string& name : names_) width = std::max(width, name.size());
+    const std::vector<double> norms = whole_.part().norms;
     std::string out = fmt::format("{} task vectors of {} parameters\n\n  {:<{}}      norm", names_.size(),
                                   whole_.elements, "vector", width);
-    for (const auto& [role, part] : roles_) out += fmt::format("  {:>10}", role);
+    for (const auto& [role, sums] : roles_) out += fmt::format("  {:>10}", role);
     out += '\n';
     for (size_t i = 0; i < names_.size(); ++i) {
-        out += fmt::format("  {:<{}}  {:>8.4g}", names_[i], width, whole_.norms[i]);
-        for (const auto& [role, part] : roles_) out += fmt::format("  {:>10.4g}", part.norms[i]);
+        out += fmt::format("  {:<{}}  {:>8.4g}", names_[i], width, norms[i]);
+        for (const auto& [role, sums] : roles_) out += fmt::format("  {:>10.4g}", std::sqrt(sums.squares[i]));
         out += '\n';
     }
+    if (names_.size() > kTensorPairs) out += fmt::format("\n  {} pairs: the .csv file has them\n", whole_.pairs.size());
     if (names_.size() > 1) {
-        out += fmt::format("\n  {:<{}}  {:<{}}    cosine   × null sd   same sign   above ½ + asin(ρ)/π   overlap\n",
-                           "a", width, "b", width);
-        for_pairs(names_.size(), [&](size_t i, size_t j, size_t at) {
-            const PairGeometry& pair = whole_.pairs[at];
+        if (names_.size() <= kTensorPairs)
+            out += fmt::format("\n  {:<{}}  {:<{}}    cosine   × null sd   same sign   above ½ + asin(ρ)/π   overlap\n",
+                               "a", width, "b", width);
+        for_pairs(names_.size() <= kTensorPairs ? names_.size() : 0, [&](size_t i, size_t j, size_t at) {
+            const PairGeometry pair = whole_.pair(at, i, j);
             out += fmt::format("  {:<{}}  {:<{}}  {:>8.4f}  {:>10.1f}  {:>10.4f}  {:>20.4f}  {:>8.3f}\n", names_[i],
                                width, names_[j], width, pair.cosine, pair.cosine / pair.null_deviation,
                                pair.sign_agreement, pair.sign_agreement - pair.sign_expected, pair.overlap);
@@ -354,15 +394,30 @@ Geometry geometry_of(const std::filesystem::path& base_path, const std::vector<s
             filled += count;
         }
     }
-    std::vector<GeometrySums> parts(blocks.size(), GeometrySums(vectors.size()));
+    Geometry geometry(names, tensors);
+    GeometrySums open(vectors.size());  // of tensors that more blocks may come of
     std::atomic<size_t> next{0};
     std::atomic<bool> failed{false};
     std::exception_ptr problem;
+    // Blocks are joined in their order; a thread that is early waits.
+    std::mutex mutex;
+    std::condition_variable turned;
+    size_t turn = 0;
+    auto join = [&](size_t block, const GeometrySums& sums) {
+        std::unique_lock lock(mutex);
+        turned.wait(lock, [&] { return turn == block || failed; });
+        if (failed) return;
+        open.join(sums);
+        geometry.take(open, blocks[block].back().tensor);
+        ++turn;
+        turned.notify_all();
+    };
     auto work = [&](bool tells) {
         try {
             std::vector<std::vector<float>> values(vectors.size(), std::vector<float>(GeometrySums::kPiece));
             std::vector<const float*> pointers(vectors.size());
             for (size_t b; !failed && (b = next++) < blocks.size();) {
+                GeometrySums sums(vectors.size());
                 for (const Segment& segment : blocks[b]) {
                     if (cancel != nullptr) cancel->check();
                     const std::string& name = tensors[segment.tensor].name;
@@ -379,25 +434,31 @@ Geometry geometry_of(const std::filesystem::path& base_path, const std::vector<s
                                             {.file = file.path().string()});
                             pointers[i] = values[i].data();
                         }
-                        parts[b].see(segment.tensor, pointers, count);
+                        sums.see(segment.tensor, pointers, count);
                     }
                 }
+                join(b, sums);
                 if (tells && progress != nullptr)
                     progress->update(static_cast<double>(b), static_cast<double>(blocks.size()), "blocks");
             }
         } catch (...) {
+            const std::lock_guard lock(mutex);
             if (!failed.exchange(true)) problem = std::current_exception();
+            turned.notify_all();
         }
     };
     {
+        size_t most = 0;
+        for (const std::vector<Segment>& block : blocks) most = std::max(most, block.size());
+        const size_t fit = std::max<uint64_t>(kMemory / GeometrySums::bytes(vectors.size(), most), 1);
         std::vector<std::jthread> helpers;
-        for (unsigned i = 1; i < std::min<size_t>(threads, blocks.size()); ++i) helpers.emplace_back(work, false);
+        for (size_t i = 1; i < std::min({static_cast<size_t>(threads), blocks.size(), fit}); ++i)
+            helpers.emplace_back(work, false);
         work(true);
     }
     if (problem) std::rethrow_exception(problem);
-    GeometrySums all(vectors.size());
-    for (const GeometrySums& part : parts) all.join(part);
-    return {names, tensors, all};
+    geometry.take(open, tensors.size());
+    return geometry;
 }
 
 }  // namespace biophony

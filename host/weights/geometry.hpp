@@ -21,16 +21,21 @@ struct GeometryTensor {
 };
 
 /// Sums over elements of tensors, float64. Elements are seen in pieces; as long as these are the same, so are the sums
-/// to the last bit.
+/// to the last bit, whatever the processor.
 class GeometrySums {
 public:
     /// Elements of one piece at most: the sums within it have a fixed order.
     static constexpr size_t kPiece = 4096;
+    /// Elements that are summed up apart, before they are added to those before them.
+    static constexpr size_t kBlock = 1 << 18;
 
     explicit GeometrySums(size_t vectors) : vectors_(vectors) {}
     /// `count` elements (at most kPiece) of each vector.
     void see(size_t tensor, std::span<const float* const> vectors, size_t count);
+    /// Of tensors that come later, or of later elements of the last one.
     void join(const GeometrySums& later);
+    /// Bytes at most where so many tensors are seen.
+    static uint64_t bytes(size_t vectors, size_t tensors);
 
 private:
     friend class Geometry;
@@ -44,7 +49,6 @@ private:
     };
     size_t vectors_;
     std::map<size_t, Tensor> tensors_;
-    std::vector<std::vector<double>> wide_;
 };
 
 /// What is known of two vectors in some tensors.
@@ -61,20 +65,31 @@ struct PairGeometry {
     double overlap = 0;
 };
 
+/// Of many vectors there are many pairs: above kTensorPairs vectors those of single tensors are left out, above
+/// kPartPairs those of roles and blocks as well. Norms, and the pairs of whole vectors, are always there.
 class Geometry {
 public:
+    static constexpr size_t kTensorPairs = 32, kPartPairs = 128;
+
+    /// Of tensors that take() gives it.
+    Geometry(std::vector<std::string> names, std::vector<GeometryTensor> tensors);
     /// All tensors of `sums` have a place in `tensors`.
-    Geometry(std::vector<std::string> names, const std::vector<GeometryTensor>& tensors, const GeometrySums& sums);
+    Geometry(std::vector<std::string> names, std::vector<GeometryTensor> tensors, GeometrySums sums);
+
+    /// Takes the tensors before `end` out of the sums, and adds them. In ascending order.
+    void take(GeometrySums& sums, size_t end);
+    /// Bytes at most of what is kept, when all tensors are in.
+    uint64_t bytes() const;
 
     struct Part {
         uint64_t elements = 0;
         std::vector<double> norms;        ///< by vector
-        std::vector<PairGeometry> pairs;  ///< (0, 1), (0, 2), …, (1, 2), …; NaN where a vector is 0
+        std::vector<PairGeometry> pairs;  ///< (0, 1), (0, 2), …, (1, 2), …; NaN where a vector is 0; or none
     };
     const std::vector<std::string>& names() const { return names_; }
-    const Part& whole() const { return whole_; }
-    const std::map<std::string, Part>& roles() const { return roles_; }
-    const std::map<int32_t, Part>& blocks() const { return blocks_; }  ///< −1: what belongs to none
+    Part whole() const { return whole_.part(); }
+    std::map<std::string, Part> roles() const;
+    std::map<int32_t, Part> blocks() const;  ///< −1: what belongs to none
 
     double norm_balance() const;         ///< greatest norm over the smallest; infinite where one is 0
     double mean_cosine() const;          ///< over pairs; NaN where there are none
@@ -89,10 +104,27 @@ public:
     std::string to_text(const std::vector<std::string>& warnings) const;
 
 private:
+    /// Sums over tensors.
+    struct Sums {
+        struct Pair {
+            double dot = 0, variance = 0, magnitude = 0, independent = 0, agree = 0, both = 0, expected = 0;
+        };
+        uint64_t elements = 0;
+        std::vector<double> squares;
+        std::vector<Pair> pairs;
+
+        void add(const GeometrySums::Tensor& tensor, uint64_t elements);
+        PairGeometry pair(size_t at, size_t i, size_t j) const;
+        Part part() const;
+    };
+    double mean_over_pairs(double PairGeometry::*figure) const;
+    Sums empty(size_t most) const;  ///< with pairs, where there are no more vectors than this
+
     std::vector<std::string> names_;
-    Part whole_;
-    std::map<std::string, Part> roles_;
-    std::map<int32_t, Part> blocks_;
+    std::vector<GeometryTensor> known_;
+    Sums whole_;
+    std::map<std::string, Sums> roles_;
+    std::map<int32_t, Sums> blocks_;
     std::vector<std::pair<std::string, Part>> tensors_;
 };
 

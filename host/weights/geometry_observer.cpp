@@ -1,24 +1,48 @@
 #include "weights/geometry_observer.hpp"
 
+#include <algorithm>
+#include <limits>
+
 #include "weights/merge.hpp"
 
 namespace biophony {
 
 namespace {
 
-static_assert(MergeObserver::kPiece == GeometrySums::kPiece, "else the sums are not those of geometry_of()");
+static_assert(MergeObserver::kPiece == GeometrySums::kPiece && MergeObserver::kBlock == GeometrySums::kBlock,
+              "else the sums are not those of geometry_of()");
 
 struct Seen : MergeObserver::Block {
     explicit Seen(size_t vectors) : sums(vectors) {}
-    void see(const MergePiece& piece) override { sums.see(piece.index, piece.deltas, piece.base.size()); }
+    void see(const MergePiece& piece) override {
+        sums.see(piece.index, piece.deltas, piece.base.size());
+        last = piece.index;
+    }
     GeometrySums sums;
+    size_t last = 0;
 };
 
 }  // namespace
 
+uint64_t GeometryObserver::cheap(size_t experts) {
+    // Pairs grow as the square of the experts, the merge with them: the sample gets smaller. The signs of 1024 pieces,
+    // a share of one half, are told to 0.0003.
+    return std::max<uint64_t>(8192 / experts, 64);
+}
+
 void GeometryObserver::begin(const MergePlan& plan) {
-    for (const MergeTensor& tensor : plan.tensors)
-        tensors_.push_back({tensor.name, tensor.role, tensor.block, tensor.elements});
+    std::vector<GeometryTensor> tensors;
+    uint64_t pieces = 0;
+    for (const MergeTensor& tensor : plan.tensors) {
+        tensors.push_back({tensor.name, tensor.role, tensor.block, tensor.elements});
+        pieces += (tensor.elements + kPiece - 1) / kPiece;
+    }
+    if (pieces_) every_ = std::max<uint64_t>(pieces / *pieces_, 1);
+    geometry_.emplace(names_, std::move(tensors));
+}
+
+uint64_t GeometryObserver::block_bytes(size_t tensors) const {
+    return GeometrySums::bytes(names_.size(), std::min<uint64_t>(tensors, kBlock / kPiece / every_ + 1));
 }
 
 std::unique_ptr<MergeObserver::Block> GeometryObserver::make_block() const {
@@ -26,7 +50,21 @@ std::unique_ptr<MergeObserver::Block> GeometryObserver::make_block() const {
 }
 
 void GeometryObserver::join(std::unique_ptr<Block> block) {
-    sums_.join(static_cast<const Seen&>(*block).sums);
+    const Seen& seen = static_cast<const Seen&>(*block);
+    open_.join(seen.sums);
+    geometry_->take(open_, seen.last);
+}
+
+const Geometry& GeometryObserver::geometry() {
+    geometry_->take(open_, std::numeric_limits<size_t>::max());
+    return *geometry_;
+}
+
+std::vector<std::string> GeometryObserver::warnings(const std::vector<std::string>& stages) {
+    const Geometry& seen = geometry();
+    // What is 0 in a sample needn't be 0.
+    if (every_ > 1 && !(seen.norm_balance() < std::numeric_limits<double>::infinity())) return {};
+    return seen.warnings(stages);
 }
 
 }  // namespace biophony

@@ -88,6 +88,78 @@ uint16_t to_bfloat(float value) {
         out[k] = std::bit_cast<float>(static_cast<uint32_t>(load<uint16_t>(raw, k)) << 16);
 }
 
+/// Four float64, which the compiler keeps in as many registers as it takes.
+typedef double Four [[gnu::vector_size(32)]];
+typedef uint64_t FourBits [[gnu::vector_size(32)]];
+constexpr size_t kFours = kLanes / 4;
+
+[[gnu::always_inline]] inline void products_body(const double* a, const double* b, size_t count, double* sums,
+                                                 double* absolutes) {
+    Four sum[kFours]{}, absolute[kFours]{};
+    for (size_t k = 0; k < count; k += kLanes)
+        for (size_t f = 0; f < kFours; ++f) {
+            Four x, y;
+            std::memcpy(&x, a + k + 4 * f, sizeof(x));
+            std::memcpy(&y, b + k + 4 * f, sizeof(y));
+            x *= y;
+            sum[f] += x;
+            FourBits bits;
+            std::memcpy(&bits, &x, sizeof(x));
+            bits &= ~(uint64_t{1} << 63);
+            std::memcpy(&x, &bits, sizeof(x));
+            absolute[f] += x;
+        }
+    std::memcpy(sums, sum, sizeof(sum));
+    std::memcpy(absolutes, absolute, sizeof(absolute));
+}
+
+[[gnu::always_inline]] inline Agreement agreement_body(const uint64_t* negative_a, const uint64_t* set_a,
+                                                       const uint64_t* negative_b, const uint64_t* set_b,
+                                                       size_t words) {
+    Agreement out{};
+    for (size_t w = 0; w < words; ++w) {
+        const uint64_t both = set_a[w] & set_b[w];
+        out.both += static_cast<uint64_t>(__builtin_popcountll(both));
+        out.agree += static_cast<uint64_t>(__builtin_popcountll(both & ~(negative_a[w] ^ negative_b[w])));
+    }
+    return out;
+}
+
+/// `count` is a multiple of kLanes.
+[[gnu::always_inline]] inline void add_squares_body(const float* values, size_t count, double* lanes) {
+    double sums[kLanes];
+    std::memcpy(sums, lanes, sizeof(sums));
+    for (size_t k = 0; k < count; k += kLanes)
+        for (size_t c = 0; c < kLanes; ++c) {
+            const double value = values[k + c];
+            sums[c] += value * value;
+        }
+    std::memcpy(lanes, sums, sizeof(sums));
+}
+
+void products_any(const double* a, const double* b, size_t count, double* sums, double* absolutes) {
+    products_body(a, b, count, sums, absolutes);
+}
+Agreement agreement_any(const uint64_t* negative_a, const uint64_t* set_a, const uint64_t* negative_b,
+                        const uint64_t* set_b, size_t words) {
+    return agreement_body(negative_a, set_a, negative_b, set_b, words);
+}
+void add_squares_any(const float* values, size_t count, double* lanes) {
+    add_squares_body(values, count, lanes);
+}
+void signs_any(const float* values, size_t count, uint64_t* negative, uint64_t* set) {
+    for (size_t from = 0; from < count; from += 64) {
+        uint64_t signs = 0, others = 0;
+        for (size_t k = from; k < count && k < from + 64; ++k) {
+            const uint64_t bits = std::bit_cast<uint32_t>(values[k]);
+            signs |= (bits >> 31) << (k - from);
+            others |= uint64_t{(bits & 0x7fffffffU) != 0} << (k - from);
+        }
+        negative[from / 64] = signs;
+        set[from / 64] = others;
+    }
+}
+
 bool finite_any(const float* values, size_t count) {
     return finite_body(values, count);
 }
@@ -123,6 +195,33 @@ void widen_half_any(const std::byte* raw, float* out, size_t count) {
     for (; k + 8 <= count; k += 8)
         _mm256_storeu_ps(out + k, _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(raw + 2 * k))));
     widen_half_any(raw + 2 * k, out + k, count - k);
+}
+[[gnu::target("avx2")]] void products_wide(const double* a, const double* b, size_t count, double* sums,
+                                           double* absolutes) {
+    products_body(a, b, count, sums, absolutes);
+}
+[[gnu::target("avx2,popcnt")]] Agreement agreement_wide(const uint64_t* negative_a, const uint64_t* set_a,
+                                                        const uint64_t* negative_b, const uint64_t* set_b,
+                                                        size_t words) {
+    return agreement_body(negative_a, set_a, negative_b, set_b, words);
+}
+[[gnu::target("avx2")]] void add_squares_wide(const float* values, size_t count, double* lanes) {
+    add_squares_body(values, count, lanes);
+}
+[[gnu::target("avx2")]] void signs_wide(const float* values, size_t count, uint64_t* negative, uint64_t* set) {
+    const size_t whole = count / 64 * 64;
+    for (size_t from = 0; from < whole; from += 64) {
+        uint64_t signs = 0, others = 0;
+        for (size_t k = 0; k < 64; k += 8) {
+            const __m256 value = _mm256_loadu_ps(values + from + k);
+            const __m256 other = _mm256_cmp_ps(value, _mm256_setzero_ps(), _CMP_NEQ_UQ);
+            signs |= static_cast<uint64_t>(static_cast<uint32_t>(_mm256_movemask_ps(value))) << k;
+            others |= static_cast<uint64_t>(static_cast<uint32_t>(_mm256_movemask_ps(other))) << k;
+        }
+        negative[from / 64] = signs;
+        set[from / 64] = others;
+    }
+    signs_any(values + whole, count - whole, negative + whole / 64, set + whole / 64);
 }
 const bool wide = __builtin_cpu_supports("avx2") != 0;
 const bool wide_half = wide && [] {
@@ -192,6 +291,37 @@ bool add(float* values, const float* base, size_t count) {
 }
 bool sum(const float* a, const float* b, float* out, size_t count) {
     return BPH_DISPATCH(sum, a, b, out, count);
+}
+
+Products products(const double* a, const double* b, size_t count) {
+    double sums[kLanes], absolutes[kLanes];
+    BPH_DISPATCH(products, a, b, count, sums, absolutes);
+    return {sum_of_lanes(sums), sum_of_lanes(absolutes)};
+}
+void signs(const float* values, size_t count, uint64_t* negative, uint64_t* set) {
+    BPH_DISPATCH(signs, values, count, negative, set);
+}
+Agreement agreement(const uint64_t* negative_a, const uint64_t* set_a, const uint64_t* negative_b,
+                    const uint64_t* set_b, size_t words) {
+    return BPH_DISPATCH(agreement, negative_a, set_a, negative_b, set_b, words);
+}
+void add_squares(const float* values, size_t count, uint64_t first, double* lanes) {
+    auto one = [&] {
+        lanes[first++ % kLanes] += static_cast<double>(*values) * *values;
+        ++values, --count;
+    };
+    while (count > 0 && first % kLanes != 0) one();
+    const size_t whole = count / kLanes * kLanes;
+    BPH_DISPATCH(add_squares, values, whole, lanes);
+    values += whole, first += whole, count -= whole;
+    while (count > 0) one();
+}
+double sum_of_lanes(const double* lanes) {
+    double sums[kLanes];
+    std::memcpy(sums, lanes, sizeof(sums));
+    for (size_t count = kLanes / 2; count > 0; count /= 2)
+        for (size_t k = 0; k < count; ++k) sums[k] = sums[2 * k] + sums[2 * k + 1];
+    return sums[0];
 }
 
 }  // namespace biophony::kernels

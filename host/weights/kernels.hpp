@@ -26,4 +26,24 @@ bool add(float* values, const float* base, size_t count);
 /// out = a + b; whether all are finite.
 bool sum(const float* a, const float* b, float* out, size_t count);
 
+/// Σ a b and Σ |a b| of `count` values, a multiple of kLanes: in kLanes sums each, place k into sum k % kLanes, which
+/// are then added two by two, neighbours first.
+struct Products {
+    double sum, absolute;
+};
+constexpr size_t kLanes = 16;
+Products products(const double* a, const double* b, size_t count);
+/// Bit k % 64 of word k / 64: whether values[k] has the sign bit, and whether it isn't 0. Words are written whole.
+void signs(const float* values, size_t count, uint64_t* negative, uint64_t* set);
+/// Places where neither of two vectors is 0, and those among them of equal sign, by their signs().
+struct Agreement {
+    uint64_t both, agree;
+};
+Agreement agreement(const uint64_t* negative_a, const uint64_t* set_a, const uint64_t* negative_b,
+                    const uint64_t* set_b, size_t words);
+/// lanes[(first + k) % kLanes] += values[k]², in float64.
+void add_squares(const float* values, size_t count, uint64_t first, double* lanes);
+/// The sum of kLanes numbers, as products() does it.
+double sum_of_lanes(const double* lanes);
+
 }  // namespace biophony::kernels

@@ -1,23 +1,28 @@
 #include "weights/merge.hpp"
 
 #include <fmt/format.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <atomic>
 #include <cmath>
 #include <condition_variable>
 #include <cstring>
+#include <functional>
 #include <limits>
 #include <mutex>
 #include <numeric>
 #include <system_error>
 #include <thread>
+#include <utility>
 
 #include "base/random.hpp"
 #include "weights/finite.hpp"
 #include "weights/kernels.hpp"
 #include "weights/merge_inputs.hpp"
+#include "weights/remembered.hpp"
 #include "weights/stage_instance.hpp"
 
 namespace biophony {
@@ -32,8 +37,16 @@ using Stage = MergerTraits::Stage;
 constexpr uint64_t kBlockElements = 1 << 22;
 /// Stages get tiles in pieces of this size, so that what one leaves for the next stays in the nearest cache.
 constexpr uint64_t kPieceElements = 2048;
+/// Squares are summed up in blocks of this many elements. Norms depend on it, and so does what is remembered of them.
+constexpr uint64_t kSquaresBlock = 1 << 20;
 /// Results of whole tensors are written in parts of this size.
 constexpr uint64_t kChunkElements = 1 << 16;
+/// Bytes for tiles of all threads, what global stages count in and what is observed. One of each is always made.
+constexpr uint64_t kMemory = 160'000'000;
+/// Of these, bytes for what has been observed of blocks, so that none must wait for those before it.
+constexpr uint64_t kKeptBlocks = 40'000'000;
+/// Bytes for whole tensors of all experts. One is always made.
+constexpr uint64_t kWholeMemory = 512'000'000;
 
 /// A floating tensor in all files.
 struct Plan {
@@ -43,10 +56,13 @@ struct Plan {
     std::vector<const TensorInfo*> experts;
     std::array<uint64_t, 2> matrix{};  ///< rows, columns
     uint64_t name_hash = 0;
-    uint32_t blocks = 0;    ///< of the encoder
-    size_t whole_from = 0;  ///< the first stage that must see the tensor whole; the number of stages where none must
+    uint32_t blocks = 0;       ///< of the encoder
+    uint64_t first_piece = 0;  ///< of the observer's, counted over all tensors
+    /// For the first s stages: how many of them run on the whole tensor, as the last of these must see it so. The
+    /// others, and all where it is 0, run piece by piece.
+    std::vector<size_t> whole;
 
-    bool whole_before(size_t stage) const { return whole_from < stage; }
+    bool whole_before(size_t stage) const { return whole[stage] > 0; }
     uint64_t elements() const { return tensor->elements; }
 };
 
@@ -65,6 +81,11 @@ struct MergePlan::State {
     MergeInputs inputs;
     std::vector<std::unique_ptr<StageInstance>> stages;
     std::vector<Plan> plans;
+    unsigned threads = 1;  ///< whose tiles fit into memory
+    uint64_t left = 0;     ///< of the memory, beside tiles
+    /// By expert: sums of squares of its deltas, by tensor; where a stage needs norms. Empty where not known yet.
+    std::vector<std::map<std::string, double>> squares;
+    std::vector<double> norms;
 
     /// Whether the base must be read for what stage `s` is shown.
     bool needs_base_for(size_t s) const {
@@ -83,11 +104,23 @@ struct MergePlan::State {
     /// Whether a tensor of the base is merged; others are copied.
     bool merges(const TensorInfo& tensor) const { return is_merged(tensor, inputs.card ? &*inputs.card : nullptr); }
 
-    /// The first stage that needs the experts as they were read; the number of stages where none does.
-    size_t sources_from() const {
-        size_t s = 0;
-        while (s < stages.size() && !stages[s]->traits.needs_experts) ++s;
-        return s;
+    /// Whether the first `count` stages, or the one that comes then, need the experts as they were read.
+    bool needs_sources(size_t count) const {
+        for (size_t s = 0; s < stages.size() && s <= count; ++s)
+            if (stages[s]->traits.needs_experts) return true;
+        return false;
+    }
+    /// Whether they stay where they were read into: a combine of deltas leaves them alone.
+    bool keeps_inputs() const { return stages[0]->traits.stage == Stage::kCombine && !stages[0]->traits.weights; }
+    bool needs_norms() const {
+        return std::any_of(stages.begin(), stages.end(), [](const auto& stage) { return stage->traits.needs_norms; });
+    }
+    /// Rows that stages [from, to) write into, beside those that hold what comes in.
+    size_t rows(size_t from, size_t to) const {
+        size_t out = 1;
+        for (size_t s = from; s < to; ++s)
+            if (stages[s]->traits.all_experts) out = inputs.experts.size();
+        return out + 1;
     }
 };
 
@@ -101,18 +134,27 @@ struct Segment {
     uint64_t first, count;
 };
 
-/// Memory for floats that grows. What is new is NaN, so that a value that nobody writes is found.
+/// Memory for floats that grows.
 class Floats {
 public:
     float* need(size_t count) {
         if (count <= size_) return data_.get();
-        data_.reset(static_cast<float*>(std::aligned_alloc(64, (count * sizeof(float) + 63) / 64 * 64)));
-        size_ = data_ == nullptr ? 0 : count;
+        drop();
+        // What is large comes in large pages, where there are any: one is faster to get than its 512 small ones.
+        constexpr size_t kLargePage = 2 << 20;
+        const size_t bytes = count * sizeof(float), page = bytes >= 4 * kLargePage ? kLargePage : 64;
+        const size_t whole = (bytes + page - 1) / page * page;
+        data_.reset(static_cast<float*>(std::aligned_alloc(page, whole)));
         if (data_ == nullptr) throw std::bad_alloc();
-        std::fill_n(data_.get(), count, std::numeric_limits<float>::quiet_NaN());
+        if (page == kLargePage) static_cast<void>(::madvise(data_.get(), whole, MADV_HUGEPAGE));
+        size_ = count;
         return data_.get();
     }
     float* get() const { return data_.get(); }
+    void drop() {
+        data_.reset();
+        size_ = 0;
+    }
 
 private:
     struct Free {
@@ -130,12 +172,8 @@ size_t stride_of(uint64_t count) {
 /// One thread's buffers and calls. Works on one segment at a time.
 class Worker {
 public:
-    explicit Worker(const Job& job)
-        : job_(job),
-          experts_(job.inputs.experts.size()),
-          crash_("", job.options.node),
-          live_(experts_),
-          sources_from_(job.sources_from()) {
+    Worker(const Job& job, size_t number)
+        : thread(number), job_(job), experts_(job.inputs.experts.size()), crash_("", job.options.node) {
         for (const auto& stage : job.stages) {
             calls_.push_back(std::make_unique<PluginCall>(stage->name, stage->call_options([this] {
                 return LogBook::Place{0, at_.plan == nullptr ? 0 : at_.plan->index + 1, at_.first, logged_++};
@@ -168,10 +206,35 @@ public:
             load(job_.inputs.experts[i].file(), *segment.plan->experts[i], segment.first, segment.count, input(i, 0));
     }
 
+    /// Adds the squares of expert i's deltas to kernels::kLanes lanes, by their place in the tensor.
+    void add_squares(const Segment& segment, size_t i, double* lanes) {
+        segment_ = segment;
+        stride_ = 0;
+        float* values = inputs_.need(segment.count);
+        const MergeExpert& expert = job_.inputs.experts[i];
+        load(expert.file(), *segment.plan->experts[i], segment.first, segment.count, values);
+        if (!expert.is_vector()) {
+            load(*job_.inputs.base, *segment.plan->base, segment.first, segment.count, base_.need(segment.count));
+            if (!kernels::finite(base_.get(), segment.count))
+                not_finite(*job_.inputs.base, *segment.plan->base, segment.first, base_.get(), segment.count);
+        }
+        if (!(expert.is_vector() ? kernels::finite(values, segment.count)
+                                 : kernels::subtract(values, base_.get(), segment.count)))
+            blame(i, 0, segment.count);
+        kernels::add_squares(values, segment.count, segment.first, lanes);
+    }
+
+    /// Frees what is larger than tiles are.
+    void drop() {
+        for (Floats* floats : {&inputs_, &base_, &scratch_, &sources_}) floats->drop();
+    }
+
     /// Shows [skip, skip + count) of what was read, before any stage. `skip` is a multiple of the observer's pieces.
     void show_inputs(uint64_t skip, uint64_t count, MergeObserver::Block& block) {
+        const uint64_t every = job_.options.observer->every();
         for (uint64_t done = 0; done < count; done += MergeObserver::kPiece) {
             const uint64_t from = skip + done, part = std::min(MergeObserver::kPiece, count - done);
+            if ((segment_.plan->first_piece + (segment_.first + from) / MergeObserver::kPiece) % every != 0) continue;
             const size_t stride = stride_of(MergeObserver::kPiece);
             inputs_at_.clear();
             for (size_t i = 0; i < experts_; ++i) {
@@ -194,95 +257,60 @@ public:
         }
     }
 
-    /// Runs the first `stages` stages on [skip, skip + count) of what was read. Once for each part.
-    void run(uint64_t skip, uint64_t count, size_t stages) {
-        begin({segment_.plan, segment_.first + skip, count});
-        skip_ = skip;
-        count_ = count;
-        weights_ = job_.stages[0]->traits.weights;
-        const float* base = base_.get() + skip;
-        // For a stage that runs, or the one that run() goes before.
-        if (sources_from_ < job_.stages.size() && sources_from_ <= stages) keep_sources(skip, count);
-        for (size_t i = 0; i < experts_; ++i) {
-            live_[i] = input(i, skip);
-            const bool vector = job_.inputs.experts[i].is_vector();
-            const bool finite = vector != weights_ ? kernels::finite(live_[i], count)
-                                : vector           ? kernels::add(live_[i], base, count)
-                                                   : kernels::subtract(live_[i], base, count);
-            if (!finite) blame(i, skip, count);
+    /// Runs the first `stages` stages on [from, from + count) of what was read, and calls each(first, count) with what
+    /// is left piece by piece: its place in what was read. Once for each part; what must be whole is so from 0 on.
+    template <class Each>
+    void for_results(uint64_t from, uint64_t count, size_t stages, Each&& each) {
+        const size_t whole = segment_.plan->whole[stages];
+        if (whole > 0 && from == 0) {
+            start(0, segment_.count, stages);
+            run(0, whole, scratch_);
+            whole_ = part_;
         }
-        alive_ = experts_;
-        in_scratch_ = false;
-        for (size_t s = 0; s < stages; ++s) {
-            if (s > 0 && job_.options.cancel != nullptr) job_.options.cancel->check();
-            const MergerTraits& traits = job_.stages[s]->traits;
-            make(s);
-            outs_.clear();
-            const size_t results = traits.stage == Stage::kCombine ? 1 : alive_;
-            for (size_t i = 0; i < results; ++i) {
-                outs_.push_back(in_scratch_ ? input(i, skip) : scratch(i));
-                // A value that the plugin forgets is found below.
-                std::fill_n(outs_[i], count, std::numeric_limits<float>::quiet_NaN());
-            }
-            if (traits.stage == Stage::kCombine || traits.all_experts) {
-                apply(s, 0, alive_, results);
+        for (uint64_t done = 0; done < count; done += kPieceElements) {
+            const uint64_t first = from + done, size = std::min(kPieceElements, count - done);
+            if (whole > 0) {
+                part_ = whole_;
+                part_.skip = first;
+                part_.count = size;
+                for (float*& values : part_.live) values += first;
+                if (part_.sources != nullptr) part_.sources += first;
+                begin({segment_.plan, segment_.first + first, size});
             } else {
-                for (size_t i = 0; i < alive_; ++i) apply(s, i, 1, 1);
+                start(first, size, stages);
             }
-            alive_ = results;
-            std::copy_n(outs_.begin(), results, live_.begin());
-            in_scratch_ = !in_scratch_;
+            run(whole, stages, pieces_);
+            each(first, size);
         }
     }
 
-    /// What run() left at [from, from + count) of its part, as weights, into `to`. Throws where it isn't finite.
-    void merged(uint64_t from, uint64_t count, float* to) const {
-        const float* values = live_[0] + from;
-        bool finite = true;
-        if (weights_) {
-            std::copy_n(values, count, to);
-            finite = kernels::finite(to, count);
-        } else {
-            finite = kernels::sum(base_.get() + skip_ + from, values, to, count);
-        }
-        if (finite) return;
-        const size_t i = first_not_finite({to, static_cast<size_t>(count)});
-        throw Error(Code::kRunFailed, fmt::format("the merged tensor '{}' has {} at element {}",
-                                                  segment_.plan->tensor->name, to[i], at_.first + from + i));
-    }
-
-    /// Merges all of what was read and writes it.
-    void write(SafetensorsWriter& writer) {
-        const uint64_t piece = segment_.plan->whole_before(job_.stages.size())
-                                   ? segment_.count
-                                   : std::min<uint64_t>(kPieceElements, segment_.count);
-        const uint64_t capacity = piece > kChunkElements ? kChunkElements : segment_.count;
+    /// Merges [from, from + count) of what was read and writes it.
+    void write(SafetensorsWriter& writer, uint64_t from, uint64_t count) {
+        const uint64_t capacity = std::min(count, kChunkElements);
         float* result = result_.need(capacity);
-        uint64_t filled = 0, written = 0;
-        for (uint64_t skip = 0; skip < segment_.count; skip += piece) {
-            const uint64_t count = std::min(piece, segment_.count - skip);
-            run(skip, count, job_.stages.size());
-            for (uint64_t from = 0; from < count;) {
-                const uint64_t part = std::min(count - from, capacity - filled);
-                merged(from, part, result + filled);
-                from += part;
+        uint64_t filled = 0, written = from;
+        for_results(from, count, job_.stages.size(), [&](uint64_t first, uint64_t size) {
+            for (uint64_t at = 0; at < size;) {
+                const uint64_t part = std::min(size - at, capacity - filled);
+                merged(at, part, result + filled);
+                at += part;
                 filled += part;
-                if (filled < capacity && skip + from < segment_.count) continue;
+                if (filled < capacity && first + at < from + count) continue;
                 put(writer, segment_.first + written, filled);
                 written += filled;
                 filled = 0;
             }
-        }
+        });
     }
 
-    /// Shows a part of what run() left to a global stage: as to `element`, so experts one by one where it sees one.
-    void show(size_t s, uint64_t first, uint64_t count, StageInstance::State& to) {
+    /// Shows what for_results() left to a global stage: as to `element`, so experts one by one where it sees one.
+    void show(size_t s, StageInstance::State& to) {
         const MergerTraits& traits = job_.stages[s]->traits;
         make(s);
         const bool together = traits.stage == Stage::kCombine || traits.all_experts;
-        const size_t each = together ? alive_ : 1;
-        for (size_t from = 0; from < alive_; from += each) {
-            const bph_merge_tile tile = tile_for(s, from, each, first - at_.first, count);
+        const size_t each = together ? part_.live.size() : 1;
+        for (size_t from = 0; from < part_.live.size(); from += each) {
+            const bph_merge_tile tile = tile_for(s, from, each);
             crash_.enter(job_.stages[s]->name.c_str());
             const bph_status status = to.see(call(s), tile);
             crash_.enter("");
@@ -290,15 +318,101 @@ public:
         }
     }
 
-    /// Of a stage whose states join exactly: what this thread has seen.
-    std::unique_ptr<StageInstance::State> state;
+    const size_t thread;  ///< from 0
 
 private:
-    float* input(size_t i, uint64_t skip) const { return inputs_.get() + i * stride_ + skip; }
-    float* scratch(size_t i) {
-        const size_t stride = stride_of(count_);
-        return scratch_.need(experts_ * stride) + i * stride;
+    /// Elements in the work, in the segment, and where the experts' values are; after a combine there is one.
+    struct Part {
+        uint64_t skip = 0, count = 0;
+        std::vector<float*> live;
+        bool weights = false;
+        float* sources = nullptr;  ///< of the first expert's, where they are kept
+        size_t stride = 0;         ///< from one expert's sources to the next one's
+    };
+
+    /// Takes [skip, skip + count) of what was read, for the first `stages` stages and the one after them.
+    void start(uint64_t skip, uint64_t count, size_t stages) {
+        begin({segment_.plan, segment_.first + skip, count});
+        part_.skip = skip;
+        part_.count = count;
+        part_.weights = job_.stages[0]->traits.weights;
+        part_.live.clear();
+        part_.sources = nullptr;
+        const bool sources = job_.needs_sources(stages);
+        if (sources && !job_.keeps_inputs()) keep_sources(skip, count);
+        for (size_t i = 0; i < experts_; ++i) {
+            float* values = input(i, skip);
+            const float* base = base_.get() + skip;
+            const bool vector = job_.inputs.experts[i].is_vector();
+            const bool finite = vector != part_.weights ? kernels::finite(values, count)
+                                : vector                ? kernels::add(values, base, count)
+                                                        : kernels::subtract(values, base, count);
+            if (!finite) blame(i, skip, count);
+            part_.live.push_back(values);
+        }
+        if (sources && job_.keeps_inputs()) {
+            part_.sources = input(0, skip);
+            part_.stride = stride_;
+        }
     }
+
+    /// Runs stages [from, to) on the part. What they write goes into `memory`, or takes the place of what was read.
+    void run(size_t from, size_t to, Floats& memory) {
+        if (from == to) return;
+        const uint64_t count = part_.count;
+        const size_t rows = job_.rows(from, to), stride = stride_of(count);
+        memory.need(rows * stride);
+        spare_.clear();
+        for (size_t r = 0; r < rows; ++r) spare_.push_back(memory.get() + r * stride);
+        auto out_row = [&] {
+            float* row = spare_.back();
+            spare_.pop_back();
+            // A value that the plugin forgets is found by this.
+            std::fill_n(row, count, std::numeric_limits<float>::quiet_NaN());
+            return row;
+        };
+        for (size_t s = from; s < to; ++s) {
+            if (s > 0 && job_.options.cancel != nullptr) job_.options.cancel->check();
+            const MergerTraits& traits = job_.stages[s]->traits;
+            make(s);
+            const bool together = traits.stage == Stage::kCombine || traits.all_experts;
+            std::vector<float*>& live = part_.live;
+            outs_.assign(live.size(), nullptr);
+            if (!together) {
+                for (size_t i = 0; i < live.size(); ++i) {
+                    outs_[i] = out_row();
+                    apply(s, i, 1, 1);
+                    spare_.push_back(live[i]);
+                }
+            } else {
+                const size_t results = traits.all_experts ? live.size() : 1;
+                for (size_t i = 0; i < results; ++i) outs_[i] = out_row();
+                apply(s, 0, live.size(), results);
+                // After a combine the rows of the inputs may be those of sources: they stay as they are.
+                if (traits.all_experts) spare_.insert(spare_.end(), live.begin(), live.end());
+                outs_.resize(results);
+            }
+            live.assign(outs_.begin(), outs_.end());
+        }
+    }
+
+    /// [from, from + count) of the part as weights, into `to`. Throws where it isn't finite.
+    void merged(uint64_t from, uint64_t count, float* to) const {
+        const float* values = part_.live[0] + from;
+        bool finite = true;
+        if (part_.weights) {
+            std::copy_n(values, count, to);
+            finite = kernels::finite(to, count);
+        } else {
+            finite = kernels::sum(base_.get() + part_.skip + from, values, to, count);
+        }
+        if (finite) return;
+        const size_t i = first_not_finite({to, static_cast<size_t>(count)});
+        throw Error(Code::kRunFailed, fmt::format("the merged tensor '{}' has {} at element {}",
+                                                  segment_.plan->tensor->name, to[i], at_.first + from + i));
+    }
+
+    float* input(size_t i, uint64_t skip) const { return inputs_.get() + i * stride_ + skip; }
 
     void load(const SafetensorsFile& file, const TensorInfo& tensor, uint64_t first, uint64_t count, float* to) {
         if (tensor.dtype == DType::kF32)
@@ -340,20 +454,20 @@ private:
     /// Turns what is live into weights, or into deltas, as stage s takes it.
     void make(size_t s) {
         const bool weights = job_.stages[s]->traits.weights;
-        if (weights_ == weights) return;
-        for (size_t i = 0; i < alive_; ++i) {
-            if ((weights ? kernels::add : kernels::subtract)(live_[i], base_.get() + skip_, count_)) continue;
-            const size_t k = first_not_finite({live_[i], static_cast<size_t>(count_)});
+        if (part_.weights == weights) return;
+        for (float* values : part_.live) {
+            if ((weights ? kernels::add : kernels::subtract)(values, base_.get() + part_.skip, part_.count)) continue;
+            const size_t k = first_not_finite({values, static_cast<size_t>(part_.count)});
             throw Error(Code::kRunFailed,
                         fmt::format("what comes to it, as {}, exceeds float32 at element {} of tensor '{}'",
                                     weights ? "weights" : "deltas", at_.first + k, segment_.plan->tensor->name),
                         {.plugin = job_.stages[s]->name});
         }
-        weights_ = weights;
+        part_.weights = weights;
     }
 
-    /// What stage s is told of `count` experts from `from`, and of the elements [skip, skip + elements) of the part.
-    bph_merge_tile tile_for(size_t s, size_t from, size_t count, uint64_t skip, uint64_t elements) {
+    /// What stage s is told of `count` experts from `from`.
+    bph_merge_tile tile_for(size_t s, size_t from, size_t count) {
         const StageInstance& stage = *job_.stages[s];
         const Plan& plan = *segment_.plan;
         const MergeTensor& tensor = *plan.tensor;
@@ -361,9 +475,9 @@ private:
         keys_.clear();
         source_pointers_.clear();
         if (stage.traits.needs_experts)
-            for (size_t i = 0; i < experts_; ++i) source_pointers_.push_back(sources_.get() + i * stride_ + skip);
+            for (size_t i = 0; i < experts_; ++i) source_pointers_.push_back(part_.sources + i * part_.stride);
         for (size_t i = from; i < from + count; ++i) {
-            inputs_at_.push_back(live_[i] + skip);
+            inputs_at_.push_back(part_.live[i]);
             if (stage.traits.random) keys_.push_back(mix(mix(stage.seed, plan.name_hash), i));
         }
         return {.struct_size = sizeof(bph_merge_tile),
@@ -372,10 +486,10 @@ private:
                 .role = {tensor.role.data(), tensor.role.size()},
                 .block = tensor.block,
                 .expert_index = count == 1 ? static_cast<uint32_t>(from) : 0,
-                .offset = at_.first + skip,
-                .count = elements,
+                .offset = at_.first,
+                .count = part_.count,
                 .experts = inputs_at_.data(),
-                .base = stage.traits.needs_base ? base_.get() + skip_ + skip : nullptr,
+                .base = stage.traits.needs_base ? base_.get() + part_.skip : nullptr,
                 .keys = stage.traits.random ? keys_.data() : nullptr,
                 .shape = tensor.shape.data(),
                 .rank = static_cast<uint32_t>(tensor.shape.size()),
@@ -383,14 +497,15 @@ private:
                 .linalg = stage.traits.needs_linalg ? job_.options.linalg : nullptr,
                 .sources = stage.traits.needs_experts ? source_pointers_.data() : nullptr,
                 .source_count = static_cast<uint32_t>(source_pointers_.size()),
-                .block_count = plan.blocks};
+                .block_count = plan.blocks,
+                .norms = stage.traits.needs_norms ? job_.norms.data() + from : nullptr};
     }
 
     /// Runs stage s on `count` experts from `from`, into as many `results`.
     void apply(size_t s, size_t from, size_t count, size_t results) {
         const StageInstance& stage = *job_.stages[s];
         const Plan& plan = *segment_.plan;
-        bph_merge_tile tile = tile_for(s, from, count, 0, count_);
+        bph_merge_tile tile = tile_for(s, from, count);
         if (stage.traits.all_experts)
             tile.outs = outs_.data();
         else
@@ -406,8 +521,8 @@ private:
         crash_.enter("");
         named([&] { call(s).check(status); });
         for (size_t r = from; r < from + results; ++r) {
-            if (kernels::finite(outs_[r], count_)) continue;
-            const size_t i = first_not_finite({outs_[r], static_cast<size_t>(count_)});
+            if (kernels::finite(outs_[r], part_.count)) continue;
+            const size_t i = first_not_finite({outs_[r], static_cast<size_t>(part_.count)});
             throw Error(Code::kRunFailed,
                         fmt::format("gave {} at element {} of tensor '{}', expected finite values", outs_[r][i],
                                     at_.first + i, plan.tensor->name),
@@ -434,9 +549,10 @@ private:
 
     /// Copies the experts' deltas of a part, before any stage. What isn't finite is found by the one who goes on.
     void keep_sources(uint64_t skip, uint64_t count) {
-        sources_.need(experts_ * stride_);
+        part_.stride = stride_of(count);
+        part_.sources = sources_.need(experts_ * part_.stride);
         for (size_t i = 0; i < experts_; ++i) {
-            float* to = sources_.get() + i * stride_;
+            float* to = part_.sources + i * part_.stride;
             std::copy_n(input(i, skip), count, to);
             if (!job_.inputs.experts[i].is_vector())
                 static_cast<void>(kernels::subtract(to, base_.get() + skip, count));
@@ -458,25 +574,21 @@ private:
     const Job& job_;
     const size_t experts_;
     CrashContext crash_;
-    Floats inputs_, base_;  ///< of the segment, as read; inputs are overwritten by stages
-    Floats scratch_;        ///< a part's results of every other stage
+    Floats inputs_, base_;     ///< of the segment, as read; inputs are overwritten by stages
+    Floats scratch_, pieces_;  ///< what stages write of whole tensors, and of pieces
+    Floats sources_;           ///< a part's experts as they were read, as deltas, where a stage needs them
     Floats result_, shown_;
     std::vector<std::byte> raw_;
-    size_t stride_ = 0;
-    std::vector<float*> live_;  ///< the first alive_ go on to the next stage
-    size_t alive_ = 0;
-    bool in_scratch_ = false;
-    bool weights_ = false;
+    size_t stride_ = 0;  ///< of inputs_
+    Part part_, whole_;
+    std::vector<float*> spare_;  ///< rows to write into
     std::vector<std::unique_ptr<PluginCall>> calls_;
     std::vector<const float*> inputs_at_, source_pointers_;
-    Floats sources_;  ///< a part's experts as they were read, as deltas, where a stage needs them
-    const size_t sources_from_;
     std::vector<float*> outs_;
     std::vector<uint64_t> keys_;
     Segment segment_{};
-    uint64_t skip_ = 0, count_ = 0;  ///< of the part that run() was called for, in the segment
-    Segment at_{};                   ///< that part in the tensor; what logs belong to,
-    uint64_t logged_ = 0;            ///< and how many it has
+    Segment at_{};         ///< the part in the tensor; what logs belong to,
+    uint64_t logged_ = 0;  ///< and how many it has
 };
 
 /// Tells a user where the merge is.
@@ -494,19 +606,44 @@ private:
     alignas(64) std::atomic<uint64_t> done_{0};
 };
 
-/// What run_units() is told to do; the last two may be empty.
+/// Lets no more work begin than there is memory for.
+class Gate {
+public:
+    explicit Gate(uint64_t limit) : limit_(limit) {}
+    /// Waits until so much is left; what is alone may take any amount.
+    void take(uint64_t bytes) {
+        std::unique_lock lock(mutex_);
+        given_.wait(lock, [&] { return taken_ == 0 || taken_ + bytes <= limit_; });
+        taken_ += bytes;
+    }
+    void give(uint64_t bytes) {
+        const std::lock_guard lock(mutex_);
+        taken_ -= bytes;
+        given_.notify_all();
+    }
+
+private:
+    const uint64_t limit_;
+    uint64_t taken_ = 0;
+    std::mutex mutex_;
+    std::condition_variable given_;
+};
+
+/// What run_units() is told to do; all but the first may be empty.
 struct Work {
     std::function<void(Worker&, uint64_t unit)> unit;
-    std::function<void(uint64_t unit)> failed;        ///< on the thread where it happened
-    std::function<void(Worker&, size_t thread)> end;  ///< a thread has done its last unit; one at a time
+    std::function<void(uint64_t unit)> failed;          ///< on the thread where it happened
+    std::function<uint64_t(uint64_t unit)> bytes = {};  ///< beyond those for tiles, which all threads have
+    uint64_t limit = 0;                                 ///< of these bytes, for units at the same time
 };
 
 /// Does the units 0 … units - 1, on all threads. Of several errors the one of the first unit is thrown, so that it
 /// doesn't depend on the threads: units are taken in order, and a unit once taken is finished.
 void run_units(const Job& job, uint64_t units, const Meter& meter, const Work& work) {
-    std::atomic<uint64_t> next{0};
+    uint64_t next = 0;
     std::atomic<bool> stop{false};
-    std::mutex mutex;
+    std::mutex mutex, door;
+    Gate gate(work.limit);
     uint64_t failed_unit = std::numeric_limits<uint64_t>::max();
     std::exception_ptr problem;
     auto fail = [&](uint64_t unit) {
@@ -523,15 +660,31 @@ void run_units(const Job& job, uint64_t units, const Meter& meter, const Work& w
     auto take = [&](size_t thread) {
         uint64_t unit = 0;
         try {
-            Worker worker(job);
-            while (!stop && (unit = next++) < units) {
+            Worker worker(job, thread);
+            for (;;) {
+                uint64_t bytes = 0;
+                {
+                    // Memory is given in the order of units, so that those which wait for earlier ones don't hold what
+                    // these need.
+                    const std::lock_guard lock(door);
+                    if (stop || next == units) return;
+                    unit = next++;
+                    bytes = work.bytes ? work.bytes(unit) : 0;
+                    if (bytes > 0) gate.take(bytes);
+                }
+                struct Return {
+                    Gate& gate;
+                    Worker& worker;
+                    uint64_t bytes;
+                    ~Return() {
+                        if (bytes == 0) return;
+                        worker.drop();
+                        gate.give(bytes);
+                    }
+                } const back{gate, worker, bytes};
                 if (job.options.cancel != nullptr) job.options.cancel->check();
                 work.unit(worker, unit);
                 if (thread == 0) meter.tell();
-            }
-            if (work.end) {
-                const std::lock_guard lock(mutex);
-                work.end(worker, thread);
             }
         } catch (...) {
             fail(unit);
@@ -539,7 +692,7 @@ void run_units(const Job& job, uint64_t units, const Meter& meter, const Work& w
     };
     {
         std::vector<std::jthread> helpers;
-        const uint64_t threads = std::min<uint64_t>(std::max(job.options.threads, 1U), units);
+        const uint64_t threads = std::min<uint64_t>(job.threads, units);
         try {
             for (uint64_t i = 1; i < threads; ++i) helpers.emplace_back(take, i);
         } catch (const std::system_error&) {
@@ -654,83 +807,138 @@ uint64_t bytes_per_element(const Plan& plan, bool base) {
     return bytes;
 }
 
+/// Bytes that are read for an element to know the length of expert i.
+uint64_t squares_bytes(const Job& job, const Plan& plan, size_t i) {
+    return size_of(plan.experts[i]->dtype) + (job.inputs.experts[i].is_vector() ? 0 : size_of(plan.base->dtype));
+}
+
+/// What the work on tiles of all threads takes, a thread, in bytes.
+uint64_t tile_bytes(const Job& job, uint64_t tile) {
+    const uint64_t experts = job.inputs.experts.size(), size = job.stages.size();
+    const uint64_t piece = stride_of(std::min(tile, kPieceElements));
+    uint64_t floats = experts * stride_of(tile) + tile + job.rows(0, size) * piece + std::min(tile, kChunkElements);
+    if (job.needs_sources(size) && !job.keeps_inputs()) floats += experts * piece;
+    if (job.options.observer != nullptr) floats += experts * stride_of(MergeObserver::kPiece);
+    return floats * sizeof(float) + kChunkElements * sizeof(double);
+}
+
+/// What a tensor takes beyond that where some of the first `stages` stages see it whole.
+uint64_t whole_bytes(const Job& job, const Plan& plan, size_t stages) {
+    if (!plan.whole_before(stages)) return 0;
+    const uint64_t experts = job.inputs.experts.size(), stride = stride_of(plan.elements());
+    uint64_t rows = experts + 1 + job.rows(0, plan.whole[stages]);
+    if (job.needs_sources(stages) && !job.keeps_inputs()) rows += experts;
+    return rows * stride * sizeof(float);
+}
+
+/// What units of work may take at the same time, where the largest of them takes `most`, and some are of whole tensors.
+uint64_t limit_of(const Job& job, uint64_t most, bool whole) {
+    if (job.options.memory) return std::max(*job.options.memory, most);
+    return std::max(whole ? kWholeMemory : job.left, most);
+}
+
+uint64_t unit_bytes(const Job& job, const Showing& showing, size_t stages, bool observed, uint64_t more) {
+    uint64_t bytes = more;
+    for (const auto& block : showing.blocks) {
+        uint64_t whole = 0;
+        for (const Segment& segment : block) whole = std::max(whole, whole_bytes(job, *segment.plan, stages));
+        bytes = std::max(bytes, whole + more + (observed ? job.options.observer->block_bytes(block.size()) : 0));
+    }
+    return bytes;
+}
+
+/// The work on tiles of a merge or pass, as run_units() wants it, but for the unit.
+Work tile_work(const Job& job, const Tiles& tiles, size_t stages) {
+    uint64_t most = 0;
+    for (const Plan& plan : job.plans) most = std::max(most, whole_bytes(job, plan, stages));
+    if (most == 0) return {};
+    return {.bytes = [&job, &tiles, stages](uint64_t unit) { return whole_bytes(job, *tiles[unit].plan, stages); },
+            .limit = limit_of(job, most, true)};
+}
+
+/// The same of blocks, each of which has a state of `more` bytes or is observed.
+Work block_work(const Job& job, const std::vector<Showing>& units, size_t stages, bool observed, uint64_t more) {
+    uint64_t most = 0;
+    bool whole = false;
+    for (const Showing& unit : units) {
+        most = std::max(most, unit_bytes(job, unit, stages, observed, more));
+        for (const Segment& segment : unit.blocks.front()) whole = whole || segment.plan->whole_before(stages);
+    }
+    if (most == 0) return {};
+    return {.bytes = [&job, &units, stages, observed,
+                      more](uint64_t unit) { return unit_bytes(job, units[unit], stages, observed, more); },
+            .limit = limit_of(job, most, whole)};
+}
+
+/// States of a stage that join exactly: as many as fit into memory, one a thread at most.
+size_t states_of(const Job& job, const StageInstance& stage, uint32_t pass) {
+    const uint64_t each = stage.state_bytes(pass, job.inputs.experts.size());
+    return each == 0 ? job.threads : std::clamp<uint64_t>(job.left / each, 1, job.threads);
+}
+
 /// Shows all tensors, as the stages before it leave them, to the global stage s, pass by pass.
 void observe(const Job& job, size_t s, uint64_t tile_elements, Meter& meter) {
     StageInstance& stage = *job.stages[s];
     const PluginCall main_call(stage.name, stage.call_options());
     const bool base = job.needs_base_for(s);
     const size_t experts = stage.traits.stage == Stage::kPost ? 1 : job.inputs.experts.size();
-    // What lies in `segment`, whose tensor needn't be whole, tile by tile and piece by piece.
-    auto show = [&](Worker& worker, const Segment& tile, StageInstance::State& state) {
-        worker.read(tile, base);
-        for (uint64_t skip = 0; skip < tile.count; skip += kPieceElements) {
-            const uint64_t count = std::min(kPieceElements, tile.count - skip);
-            worker.run(skip, count, s);
-            worker.show(s, tile.first + skip, count, state);
-        }
-    };
     for (uint32_t pass = 0; pass < stage.traits.passes; ++pass) {
         std::unique_ptr<StageInstance::State> all;  // what has been joined so far
         auto join = [&](const PluginCall& call, std::unique_ptr<StageInstance::State> state) {
             if (all == nullptr)
                 all = std::move(state);
-            else
+            else if (state != nullptr)
                 all->join(call, *state);
         };
         if (stage.traits.exact_join) {
+            struct Shared {
+                std::mutex mutex;
+                std::unique_ptr<StageInstance::State> state;
+            };
+            std::vector<Shared> shared(states_of(job, stage, pass));
             const Tiles tiles(job, s, tile_elements);
-            run_units(job, tiles.count(), meter,
-                      {.unit =
-                           [&](Worker& worker, uint64_t unit) {
-                               const Segment tile = tiles[unit];
-                               worker.begin(tile);
-                               if (worker.state == nullptr)
-                                   worker.state =
-                                       std::make_unique<StageInstance::State>(stage, worker.call(s), pass, experts);
-                               if (tile.plan->whole_before(s)) {
-                                   worker.read(tile, base);
-                                   worker.run(0, tile.count, s);
-                                   worker.show(s, 0, tile.count, *worker.state);
-                               } else {
-                                   show(worker, tile, *worker.state);
-                               }
-                               meter.add(tile.count * bytes_per_element(*tile.plan, base));
-                           },
-                       .end =
-                           [&](Worker& worker, size_t) {
-                               if (worker.state != nullptr) join(worker.call(s), std::move(worker.state));
-                           }});
+            Work work = tile_work(job, tiles, s);
+            work.unit = [&](Worker& worker, uint64_t unit) {
+                const Segment tile = tiles[unit];
+                worker.begin(tile);
+                worker.read(tile, base);
+                Shared& own = shared[worker.thread % shared.size()];
+                worker.for_results(0, tile.count, s, [&](uint64_t, uint64_t) {
+                    const std::lock_guard lock(own.mutex);
+                    if (own.state == nullptr)
+                        own.state = std::make_unique<StageInstance::State>(stage, worker.call(s), pass, experts);
+                    worker.show(s, *own.state);
+                });
+                meter.add(tile.count * bytes_per_element(*tile.plan, base));
+            };
+            run_units(job, tiles.count(), meter, work);
+            for (Shared& own : shared) join(main_call, std::move(own.state));
         } else {
             const std::vector<Showing> units = showings(job.plans, s, kBlockElements);
             InOrder order;
-            run_units(
-                job, units.size(), meter,
-                {.unit =
-                     [&](Worker& worker, uint64_t unit) {
-                         const Showing& showing = units[unit];
-                         for (size_t b = 0; b < showing.blocks.size(); ++b) {
-                             worker.begin(showing.blocks[b].front());
-                             auto state = std::make_unique<StageInstance::State>(stage, worker.call(s), pass, experts);
-                             for (const Segment& segment : showing.blocks[b]) {
-                                 const Plan& plan = *segment.plan;
-                                 const bool whole = plan.whole_before(s);
-                                 if (whole && segment.first == 0) {
-                                     worker.read({&plan, 0, plan.elements()}, base);
-                                     worker.run(0, plan.elements(), s);
-                                 }
-                                 for_tiles(segment, tile_elements, [&](const Segment& tile) {
-                                     if (job.options.cancel != nullptr) job.options.cancel->check();
-                                     if (whole)
-                                         worker.show(s, tile.first, tile.count, *state);
-                                     else
-                                         show(worker, tile, *state);
-                                     meter.add(tile.count * bytes_per_element(plan, base));
-                                 });
-                             }
-                             order.take(unit, showing.first_block + b, [&] { join(worker.call(s), std::move(state)); });
-                         }
-                     },
-                 .failed = [&](uint64_t unit) { order.failed(unit); }});
+            Work work = block_work(job, units, s, false, stage.state_bytes(pass, experts));
+            work.unit = [&](Worker& worker, uint64_t unit) {
+                const Showing& showing = units[unit];
+                for (size_t b = 0; b < showing.blocks.size(); ++b) {
+                    worker.begin(showing.blocks[b].front());
+                    auto state = std::make_unique<StageInstance::State>(stage, worker.call(s), pass, experts);
+                    for (const Segment& segment : showing.blocks[b]) {
+                        const Plan& plan = *segment.plan;
+                        const bool whole = plan.whole_before(s);
+                        if (whole && segment.first == 0) worker.read({&plan, 0, plan.elements()}, base);
+                        for_tiles(segment, tile_elements, [&](const Segment& tile) {
+                            if (job.options.cancel != nullptr) job.options.cancel->check();
+                            if (!whole) worker.read(tile, base);
+                            worker.for_results(whole ? tile.first : 0, tile.count, s,
+                                               [&](uint64_t, uint64_t) { worker.show(s, *state); });
+                            meter.add(tile.count * bytes_per_element(plan, base));
+                        });
+                    }
+                    order.take(unit, showing.first_block + b, [&] { join(worker.call(s), std::move(state)); });
+                }
+            };
+            work.failed = [&](uint64_t unit) { order.failed(unit); };
+            run_units(job, units.size(), meter, work);
         }
         if (all == nullptr)  // there is no tensor to be shown
             all = std::make_unique<StageInstance::State>(stage, main_call, pass, experts);
@@ -738,53 +946,129 @@ void observe(const Job& job, size_t s, uint64_t tile_elements, Meter& meter) {
     }
 }
 
+/// Finds the lengths of the experts that aren't known, and remembers them.
+void measure(Job& job, uint64_t tile_elements, Meter& meter) {
+    std::vector<size_t> unknown;
+    for (size_t i = 0; i < job.squares.size(); ++i)
+        if (job.squares[i].empty()) unknown.push_back(i);
+    const std::vector<Showing> units = showings(job.plans, 0, kSquaresBlock);
+    std::vector<std::vector<double>> found(units.size());  // by segment and expert
+    run_units(job, unknown.empty() ? 0 : units.size(), meter, {.unit = [&](Worker& worker, uint64_t unit) {
+                  for (const Segment& segment : units[unit].blocks.front())
+                      for (const size_t i : unknown) {
+                          std::array<double, kernels::kLanes> lanes{};
+                          for_tiles(segment, tile_elements, [&](const Segment& tile) {
+                              if (job.options.cancel != nullptr) job.options.cancel->check();
+                              worker.add_squares(tile, i, lanes.data());
+                          });
+                          found[unit].push_back(kernels::sum_of_lanes(lanes.data()));
+                          meter.add(segment.count * squares_bytes(job, *segment.plan, i));
+                      }
+              }});
+    for (size_t unit = 0; unit < units.size(); ++unit) {
+        size_t at = 0;
+        for (const Segment& segment : units[unit].blocks.front())
+            for (const size_t i : unknown) job.squares[i][segment.plan->tensor->name] += found[unit][at++];
+    }
+    for (const size_t i : unknown) {
+        const MergeExpert& expert = job.inputs.experts[i];
+        remember_squares(expert.file(), expert.is_vector() ? nullptr : job.inputs.base.get(), job.squares[i]);
+    }
+    for (const auto& squares : job.squares) {
+        double sum = 0;
+        for (const Plan& plan : job.plans) sum += squares.at(plan.tensor->name);
+        job.norms.push_back(std::sqrt(sum));
+    }
+}
+
 /// Merges all tensors.
 void write_merged(const Job& job, uint64_t tile_elements, SafetensorsWriter& writer, Meter& meter) {
     const Tiles tiles(job, job.stages.size(), tile_elements);
-    run_units(job, tiles.count(), meter, {.unit = [&](Worker& worker, uint64_t unit) {
-                  const Segment tile = tiles[unit];
-                  worker.read(tile, true);
-                  worker.write(writer);
-                  meter.add(tile.count * (bytes_per_element(*tile.plan, true) + size_of(tile.plan->tensor->out)));
-              }});
+    Work work = tile_work(job, tiles, job.stages.size());
+    work.unit = [&](Worker& worker, uint64_t unit) {
+        const Segment tile = tiles[unit];
+        worker.read(tile, true);
+        worker.write(writer, 0, tile.count);
+        meter.add(tile.count * (bytes_per_element(*tile.plan, true) + size_of(tile.plan->tensor->out)));
+    };
+    run_units(job, tiles.count(), meter, work);
 }
+
+/// Elements of a tile where the inputs are observed, too.
+uint64_t observed_tile(uint64_t tile_elements) {
+    return (tile_elements + MergeObserver::kPiece - 1) / MergeObserver::kPiece * MergeObserver::kPiece;
+}
+
+/// How the blocks of an observed merge are worked on.
+struct Observed {
+    std::vector<Showing> units;  ///< whole tensors first and by size, as in Tiles, where no block waits for another
+    size_t blocks = 0;
+    uint64_t kept = 0;  ///< bytes of all blocks, where they are kept until the end; else 0, and joined in their order
+
+    explicit Observed(const Job& job) : units(showings(job.plans, job.stages.size(), MergeObserver::kBlock)) {
+        for (const Showing& unit : units)
+            for (const auto& block : unit.blocks) {
+                kept += job.options.observer->block_bytes(block.size());
+                ++blocks;
+            }
+        if (kept > kKeptBlocks) {
+            kept = 0;
+            return;
+        }
+        kept = std::max<uint64_t>(kept, 1);
+        std::stable_sort(units.begin(), units.end(), [&](const Showing& a, const Showing& b) {
+            return whole_bytes(job, *a.blocks[0][0].plan, job.stages.size()) >
+                   whole_bytes(job, *b.blocks[0][0].plan, job.stages.size());
+        });
+    }
+};
 
 /// Merges all tensors, and shows them to the observer on the way.
 void write_observed(const Job& job, uint64_t tile_elements, SafetensorsWriter& writer, Meter& meter) {
     MergeObserver& observer = *job.options.observer;
-    const uint64_t tile_size =
-        (tile_elements + MergeObserver::kPiece - 1) / MergeObserver::kPiece * MergeObserver::kPiece;
-    const std::vector<Showing> units = showings(job.plans, job.stages.size(), MergeObserver::kBlock);
+    const Observed observed(job);
+    const std::vector<Showing>& units = observed.units;
+    std::vector<std::unique_ptr<MergeObserver::Block>> kept(observed.kept > 0 ? observed.blocks : 0);
     InOrder order;
-    run_units(job, units.size(), meter,
-              {.unit =
-                   [&](Worker& worker, uint64_t unit) {
-                       const Showing& showing = units[unit];
-                       for (size_t b = 0; b < showing.blocks.size(); ++b) {
-                           std::unique_ptr<MergeObserver::Block> block = observer.make_block();
-                           for (const Segment& segment : showing.blocks[b]) {
-                               const Plan& plan = *segment.plan;
-                               const bool whole = plan.whole_before(job.stages.size());
-                               if (whole && segment.first == 0) worker.read({&plan, 0, plan.elements()}, true);
-                               for_tiles(segment, tile_size, [&](const Segment& tile) {
-                                   if (job.options.cancel != nullptr) job.options.cancel->check();
-                                   if (!whole) worker.read(tile, true);
-                                   worker.show_inputs(whole ? tile.first : 0, tile.count, *block);
-                                   if (!whole || tile.first + tile.count == plan.elements()) worker.write(writer);
-                                   meter.add(tile.count * (bytes_per_element(plan, true) + size_of(plan.tensor->out)));
-                               });
-                           }
-                           order.take(unit, showing.first_block + b, [&] { observer.join(std::move(block)); });
-                       }
-                   },
-               .failed = [&](uint64_t unit) { order.failed(unit); }});
+    Work work = block_work(job, units, job.stages.size(), observed.kept == 0, 0);
+    work.unit = [&](Worker& worker, uint64_t unit) {
+        const Showing& showing = units[unit];
+        for (size_t b = 0; b < showing.blocks.size(); ++b) {
+            std::unique_ptr<MergeObserver::Block> block = observer.make_block();
+            for (const Segment& segment : showing.blocks[b]) {
+                const Plan& plan = *segment.plan;
+                const bool whole = plan.whole_before(job.stages.size());
+                if (whole && segment.first == 0) worker.read({&plan, 0, plan.elements()}, true);
+                for_tiles(segment, observed_tile(tile_elements), [&](const Segment& tile) {
+                    if (job.options.cancel != nullptr) job.options.cancel->check();
+                    if (!whole) worker.read(tile, true);
+                    worker.show_inputs(whole ? tile.first : 0, tile.count, *block);
+                    if (!whole)
+                        worker.write(writer, 0, tile.count);
+                    else if (tile.first + tile.count == plan.elements())
+                        worker.write(writer, 0, plan.elements());
+                    meter.add(tile.count * (bytes_per_element(plan, true) + size_of(plan.tensor->out)));
+                });
+            }
+            if (!kept.empty())
+                kept[showing.first_block + b] = std::move(block);
+            else
+                order.take(unit, showing.first_block + b, [&] { observer.join(std::move(block)); });
+        }
+    };
+    work.failed = [&](uint64_t unit) { order.failed(unit); };
+    run_units(job, units.size(), meter, work);
+    for (auto& block : kept) observer.join(std::move(block));
 }
 
-/// As many elements as keep the tiles of all experts, of base, stage and result in half of the second-level cache.
-size_t good_tile(size_t experts) {
+/// As many elements as keep the tiles of all experts, of base, stage and result in half of the second-level cache, and
+/// within this memory.
+size_t good_tile(size_t experts, uint64_t bytes_of_thread) {
     const long cache = ::sysconf(_SC_LEVEL2_CACHE_SIZE);
     const size_t bytes = cache >= (256L << 10) ? static_cast<size_t>(cache) : size_t{1} << 20;
-    return std::clamp(bytes / 2 / sizeof(float) / (experts + 2), size_t{4096}, size_t{32768}) / 1024 * 1024;
+    const size_t most = std::max<size_t>(bytes_of_thread / sizeof(float) / (experts + 2), 1024);
+    return std::min(std::clamp(bytes / 2 / sizeof(float) / (experts + 2), size_t{4096}, size_t{32768}), most) / 1024 *
+           1024;
 }
 
 /// A floating tensor of the base, as all files have it.
@@ -795,19 +1079,57 @@ Plan plan_of(const Job& job, const MergeTensor& tensor, size_t index) {
               .name_hash = hash_of(tensor.name)};
     plan.matrix[0] = tensor.shape.empty() ? 1 : tensor.shape[0];
     plan.matrix[1] = tensor.elements / plan.matrix[0];
-    while (plan.whole_from < job.stages.size() && !job.stages[plan.whole_from]->takes_whole(tensor.role))
-        ++plan.whole_from;
+    plan.whole.assign(job.stages.size() + 1, 0);
+    for (size_t s = 0; s < job.stages.size(); ++s)
+        plan.whole[s + 1] = job.stages[s]->takes_whole(tensor.role) ? s + 1 : plan.whole[s];
     for (const MergeExpert& expert : job.inputs.experts) plan.experts.push_back(&expert.file().require(tensor.name));
     return plan;
 }
 
-uint64_t memory_of(const MergePlan& plan, const Job& job) {
-    const uint64_t experts = plan.experts.size();
-    uint64_t most = (experts + 2) * plan.tile_elements + experts * kPieceElements;
-    for (const Plan& tensor : job.plans)
-        if (tensor.whole_before(job.stages.size()))
-            most = std::max(most, (2 * experts + 1) * tensor.elements() + kChunkElements);
-    return plan.threads * most * sizeof(float);
+/// Decides on tiles and threads; returns the bytes that are in use at most.
+uint64_t plan_memory(MergePlan& plan, Job& job) {
+    const uint64_t budget = job.options.memory.value_or(kMemory), experts = plan.experts.size();
+    if (!job.options.tile_elements) plan.tile_elements = good_tile(experts, budget / 2 / plan.threads);
+    const uint64_t tile = job.options.observer == nullptr ? plan.tile_elements : observed_tile(plan.tile_elements);
+    const uint64_t each = tile_bytes(job, tile);
+    job.threads = static_cast<unsigned>(std::clamp<uint64_t>(budget / 2 / each, 1, plan.threads));
+    const uint64_t kept = job.options.observer == nullptr ? 0 : job.options.observer->bytes() + Observed(job).kept;
+    job.left = budget - std::min(budget, job.threads * each + kept);
+    uint64_t most = 0;  // at a time, beyond tiles
+    auto count = [&](const Work& work, uint64_t units) {
+        std::vector<uint64_t> bytes;
+        for (uint64_t unit = 0; work.bytes && unit < units; ++unit) bytes.push_back(work.bytes(unit));
+        const size_t together = std::min<size_t>(job.threads, bytes.size());
+        std::partial_sort(bytes.begin(), bytes.begin() + static_cast<std::ptrdiff_t>(together), bytes.end(),
+                          std::greater<>());
+        most = std::max(
+            most,
+            std::min(work.limit, std::accumulate(bytes.begin(), bytes.begin() + static_cast<std::ptrdiff_t>(together),
+                                                 uint64_t{0})));
+    };
+    for (size_t s = 0; s < job.stages.size(); ++s) {
+        const StageInstance& stage = *job.stages[s];
+        for (uint32_t pass = 0; pass < stage.traits.passes; ++pass) {
+            const uint64_t state = stage.state_bytes(pass, experts);
+            if (stage.traits.exact_join) {
+                const Tiles tiles(job, s, tile);
+                const uint64_t before = std::exchange(most, 0);
+                count(tile_work(job, tiles, s), tiles.count());
+                most = std::max(before, most + state * states_of(job, stage, pass));
+            } else {
+                const std::vector<Showing> units = showings(job.plans, s, kBlockElements);
+                count(block_work(job, units, s, false, state), units.size());
+            }
+        }
+    }
+    if (job.options.observer != nullptr) {
+        const Observed observed(job);
+        count(block_work(job, observed.units, job.stages.size(), observed.kept == 0, 0), observed.units.size());
+    } else {
+        const Tiles tiles(job, job.stages.size(), tile);
+        count(tile_work(job, tiles, job.stages.size()), tiles.count());
+    }
+    return job.threads * each + kept + most;
 }
 
 void check_space(const fs::path& out, uint64_t bytes) {
@@ -858,7 +1180,7 @@ void fill_plan(MergePlan& plan, const std::vector<fs::path>& experts, const std:
     plan.encoder = inputs.card.has_value();
     plan.base_digest = inputs.base_digest;
     plan.threads = std::max(job.options.threads, 1U);
-    plan.tile_elements = job.options.tile_elements.value_or(good_tile(experts.size()));
+    plan.tile_elements = job.options.tile_elements.value_or(0);
     for (const MergeExpert& expert : inputs.experts) {
         plan.experts.push_back(
             {.path = expert.file().path(),
@@ -889,9 +1211,12 @@ void fill_plan(MergePlan& plan, const std::vector<fs::path>& experts, const std:
     }
     int32_t last_block = -1;
     for (const MergeTensor& tensor : plan.tensors) last_block = std::max(last_block, tensor.block);
+    uint64_t pieces = 0;
     for (size_t i = 0; i < plan.tensors.size(); ++i) {
         job.plans.push_back(plan_of(job, plan.tensors[i], i));
         job.plans.back().blocks = static_cast<uint32_t>(last_block) + 1;
+        job.plans.back().first_piece = pieces;
+        pieces += (plan.tensors[i].elements + MergeObserver::kPiece - 1) / MergeObserver::kPiece;
         const Plan& tensor = job.plans.back();
         totals.bytes_read += tensor.elements() * bytes_per_element(tensor, true);
         for (size_t s = 0; s < job.stages.size(); ++s)
@@ -908,12 +1233,27 @@ void fill_plan(MergePlan& plan, const std::vector<fs::path>& experts, const std:
                                    fmt::join(stage->traits.roles, ", ")),
                        {});
     }
-    plan.memory = memory_of(plan, job);
+    if (job.needs_norms()) {
+        bool all = true;
+        for (size_t i = 0; i < inputs.experts.size(); ++i) {
+            const MergeExpert& expert = inputs.experts[i];
+            std::map<std::string, double>& squares = job.squares.emplace_back(
+                remembered_squares(expert.file(), expert.is_vector() ? nullptr : inputs.base.get()));
+            for (const MergeTensor& tensor : plan.tensors)
+                if (!squares.contains(tensor.name)) squares.clear();
+            if (!squares.empty()) continue;
+            all = false;
+            for (const Plan& tensor : job.plans) totals.bytes_read += tensor.elements() * squares_bytes(job, tensor, i);
+        }
+        plan.passes += all ? 0 : 1;
+    }
+    if (job.options.observer != nullptr) job.options.observer->begin(plan);
+    plan.memory = plan_memory(plan, job);
     check_space(plan.out, totals.bytes_written);
 }
 
 MergeReport do_merge(MergePlan& plan) {
-    const Job& job = *plan.state;
+    Job& job = *plan.state;
     const SafetensorsFile& base = *job.inputs.base;
     const MergeReport& totals = plan.totals;
     std::vector<SafetensorsWriter::Tensor> announced;
@@ -926,7 +1266,6 @@ MergeReport do_merge(MergePlan& plan) {
 
     Meter meter(job.options.progress, totals.bytes_read + totals.bytes_written);
     meter.add(job.inputs.bytes_hashed);
-    if (job.options.observer != nullptr) job.options.observer->begin(plan);
     SafetensorsWriter writer(plan.out, std::move(announced), metadata);
     std::vector<std::byte> buffer(1 << 18);
     for (const TensorInfo& tensor : base.tensors()) {
@@ -940,6 +1279,7 @@ MergeReport do_merge(MergePlan& plan) {
         meter.add(2 * tensor.bytes());
     }
     meter.tell();
+    if (job.needs_norms()) measure(job, plan.tile_elements, meter);
     for (size_t s = 0; s < job.stages.size(); ++s)
         if (job.stages[s]->traits.scope == Scope::kGlobal) observe(job, s, plan.tile_elements, meter);
     (job.options.observer != nullptr ? write_observed : write_merged)(job, plan.tile_elements, writer, meter);

@@ -28,6 +28,9 @@ struct MergeOptions {
     unsigned threads = 1;
     /// Elements of a tile; where not given, as many as keep the tiles of all experts in a processor's cache.
     std::optional<size_t> tile_elements;
+    /// Bytes for buffers and what is counted on the way; where not given, 160 MB, and 512 MB where a stage must see
+    /// tensors whole. What one thread, one tensor of all experts or one state of a stage takes is always taken.
+    std::optional<uint64_t> memory = {};
     uint64_t seed = 0;
     /// Type of floating tensors in the result; where not given, that of the base's.
     std::optional<DType> dtype = DType::kF32;
@@ -64,12 +67,12 @@ public:
     size_t copied = 0;                 ///< tensors that aren't floating, have no element or are excluded: the base's
     bool encoder = false;              ///< whether base and result are encoder files; else roles come from shapes
     std::vector<std::string> stages;   ///< names
-    uint32_t passes = 1;               ///< over the inputs: one to merge, and those that observe
+    uint32_t passes = 1;               ///< over the inputs: one to merge, one for lengths not known, those that observe
     std::string base_digest;           ///< weights_digest() of the base where a task vector asked for it, else empty
     std::map<std::string, std::string> metadata;  ///< as MergeOptions says; what is added goes into the file
     size_t tile_elements = 0;
     unsigned threads = 1;
-    uint64_t memory = 0;  ///< for tiles and matrices, bytes; what plugins keep comes on top
+    uint64_t memory = 0;  ///< most bytes for tiles, whole tensors, the observer, and states of stages that tell theirs
     MergeReport totals;   ///< what will have been done
 
     /// Tells MergeOptions::log what stages have logged so far; run_merge() does so at its end.

@@ -40,7 +40,7 @@ class MergePlan;
 /// taken per piece or per block come out the same to the last bit.
 class MergeObserver {
 public:
-    static constexpr uint64_t kBlock = 1 << 20;
+    static constexpr uint64_t kBlock = 1 << 18;
     static constexpr uint64_t kPiece = 4096;
 
     /// What has been seen of one block.
@@ -52,8 +52,13 @@ public:
     };
 
     virtual ~MergeObserver() = default;
-    /// First of all, once. [main]
+    /// When all is known of the merge, before its first byte; once. [main]
     virtual void begin(const MergePlan& plan) = 0;
+    /// Of all pieces, in the order of tensors, each so many-th is shown, from the first on. After begin().
+    virtual uint64_t every() const { return 1; }
+    /// Bytes that joined blocks take in the end, and a block that sees so many tensors; for the plan. After begin().
+    virtual uint64_t bytes() const { return 0; }
+    virtual uint64_t block_bytes(size_t /*tensors*/) const { return 0; }
     /// A state for a block. On any thread, at once with others.
     virtual std::unique_ptr<Block> make_block() const = 0;
     /// Adds a block, in ascending order of blocks. On any thread, one at a time. What is thrown ends the merge.

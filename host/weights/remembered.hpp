@@ -1,4 +1,4 @@
-// Hashes of files that were read before, kept in the user's cache folder.
+// Hashes of files that were read before, and lengths of experts, kept in the user's cache folder.
 #pragma once
 
 #include <map>
@@ -20,5 +20,12 @@ struct RememberedHashes {
 /// Where the cache folder can't be used nothing is remembered. `threads` share the tensors. Throws Error(kRunFailed)
 /// where the file can't be read or changes meanwhile.
 RememberedHashes remembered_hashes(const SafetensorsFile& file, unsigned threads);
+
+/// Sums of the squares of an expert's deltas, by tensor, as remember_squares() was told them for just this state of the
+/// file; empty where it wasn't. `base`: for a checkpoint, what the deltas are against; null for a task vector.
+std::map<std::string, double> remembered_squares(const SafetensorsFile& file, const SafetensorsFile* base);
+/// Keeps them, where both files are old enough and as they were when they were opened.
+void remember_squares(const SafetensorsFile& file, const SafetensorsFile* base,
+                      const std::map<std::string, double>& squares);
 
 }  // namespace biophony

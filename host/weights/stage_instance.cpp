@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cstddef>
 #include <utility>
 
 #include "base/random.hpp"
@@ -10,6 +11,13 @@
 namespace biophony {
 
 using Scope = MergerTraits::Scope;
+
+namespace {
+
+/// Of the table without what was added to it later.
+constexpr size_t kLeastTable = offsetof(bph_merger_v0, observe_bytes);
+
+}  // namespace
 
 void LogBook::add(const Place& place, int level, const std::string& text) {
     const std::lock_guard lock(mutex_);
@@ -47,7 +55,7 @@ StageInstance::StageInstance(const MergeStage& stage, size_t index, const MergeO
                     {.plugin = name});
     table_ = stage.table != nullptr ? stage.table : static_cast<const bph_merger_v0*>(Registry::load(*stage.item));
     const bool whole_table =
-        table_->struct_size >= sizeof(bph_merger_v0) && table_->create != nullptr && table_->destroy != nullptr &&
+        table_->struct_size >= kLeastTable && table_->create != nullptr && table_->destroy != nullptr &&
         table_->element != nullptr && (traits.scope != Scope::kMatrix || table_->matrix != nullptr) &&
         (traits.scope != Scope::kGlobal ||
          (table_->observe_begin != nullptr && table_->observe != nullptr && table_->observe_join != nullptr &&
@@ -56,7 +64,7 @@ StageInstance::StageInstance(const MergeStage& stage, size_t index, const MergeO
         throw Error(Code::kPlugin,
                     fmt::format("the table of {} has {} bytes or lacks a function, expected {} bytes with create, "
                                 "destroy, element and what its scope asks for",
-                                BPH_MERGER_V0, table_->struct_size, sizeof(bph_merger_v0)),
+                                BPH_MERGER_V0, table_->struct_size, kLeastTable),
                     {.file = stage.item->library.string(), .plugin = name});
     const PluginCall call(name, call_options());
     const CrashContext crash(name, node_);
@@ -85,6 +93,12 @@ void StageInstance::log(int level, std::string_view text, LogBook::Place place) 
 bool StageInstance::takes_matrix(const std::string& role) const {
     return traits.scope == Scope::kMatrix &&
            std::find(traits.roles.begin(), traits.roles.end(), role) != traits.roles.end();
+}
+
+uint64_t StageInstance::state_bytes(uint32_t pass, size_t experts) const {
+    if (table_->struct_size < sizeof(bph_merger_v0) || table_->observe_bytes == nullptr) return 0;
+    const CrashContext crash(name, node_);
+    return table_->observe_bytes(self_, pass, static_cast<uint32_t>(experts));
 }
 
 StageInstance::State::State(const StageInstance& stage, const PluginCall& call, uint32_t pass, size_t experts)

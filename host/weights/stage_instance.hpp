@@ -55,6 +55,9 @@ public:
     /// What it has seen of all tensors; null before.
     const void* observed() const { return ended_.empty() ? nullptr : ended_.back(); }
 
+    /// Bytes of a State in this pass, as far as the plugin tells.
+    uint64_t state_bytes(uint32_t pass, size_t experts) const;
+
     /// Calls the plugin. The caller has a CrashContext.
     bph_status apply(const PluginCall& call, const bph_merge_tile& tile, bool matrix) const {
         return (matrix ? table_->matrix : table_->element)(call.get(), self_, &tile);

@@ -99,6 +99,40 @@ void for_upper(std::span<const float> values, uint32_t upper, Body&& body) {
     }
 }
 
+/// Counts by a 16-bit part of numbers' bits. Narrow counters, so that those in use stay in the nearest cache;
+/// they are emptied into wide ones long before they are full.
+class Bins {
+public:
+    void resize(size_t size) { narrow_.resize(size); }
+    bool empty() const { return narrow_.empty(); }
+    /// Room for this many more, in any bin.
+    uint32_t* room(uint64_t more) {
+        if (pending_ + more > UINT32_MAX) spill();
+        pending_ += more;
+        return narrow_.data();
+    }
+    uint64_t operator[](size_t bin) const { return narrow_[bin] + (wide_.empty() ? 0 : wide_[bin]); }
+    void add(const Bins& other) {
+        if (wide_.empty() && other.wide_.empty() && pending_ + other.pending_ <= UINT32_MAX) {
+            for (size_t bin = 0; bin < narrow_.size(); ++bin) narrow_[bin] += other.narrow_[bin];
+            pending_ += other.pending_;
+            return;
+        }
+        spill();
+        for (size_t bin = 0; bin < wide_.size(); ++bin) wide_[bin] += other[bin];
+    }
+
+private:
+    void spill() {
+        wide_.resize(narrow_.size());
+        for (size_t bin = 0; bin < wide_.size(); ++bin) wide_[bin] += std::exchange(narrow_[bin], 0);
+        pending_ = 0;
+    }
+    std::vector<uint32_t> narrow_;
+    std::vector<uint64_t> wide_;
+    uint64_t pending_ = 0;
+};
+
 /// The magnitudes of a tensor by rank, from the smallest on: a count by the upper halves of their bits finds the few
 /// among which the one is.
 class Magnitudes {

@@ -91,6 +91,23 @@ class Folder:
             [str(PROGRAM), *map(str, arguments)], cwd=self.path, env=environment, stdin=subprocess.DEVNULL,
             capture_output=True, text=True, timeout=timeout, **more)
 
+    def check_schemas(self, *folders):
+        """Checks every JSON file of run directories by its published schema; the number of files."""
+        by_schema = {}
+        for folder in folders:
+            root = self.path / folder
+            for path in sorted(root.rglob("*.json*")):
+                name = path.name.split(".")[0]
+                if name == "metrics":
+                    name = "metrics" if path.parent == root else "evaluation"
+                by_schema.setdefault(name, []).append(path)
+        for name, files in by_schema.items():
+            for at in range(0, len(files), 100):
+                checks = [argument for file in files[at : at + 100] for argument in ("--check", file)]
+                checked = self.run("schema", name, *checks)
+                assert checked.returncode == 0, checked.stderr
+        return sum(map(len, by_schema.values()))
+
     def results(self, run):
         """Node → {file: SHA-256}, of every result in a run directory, without what depends on the place or the time."""
         out = {}

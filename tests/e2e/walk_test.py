@@ -100,6 +100,23 @@ class Walk(unittest.TestCase):
         events = [json.loads(line)["event"] for line in (run / "log.jsonl").read_text().splitlines()]
         self.assertEqual(events.count("finished"), len(manifest["nodes"]))
 
+    def test_its_files_fit_their_schemas(self):
+        self.assertGreater(self.folder.check_schemas("run"), 40)
+        objects = sorted(self.folder.path.glob("store/objects/*/*/result.json"))
+        self.assertEqual(self.folder.run("schema", "result", *[a for o in objects for a in ("--check", o)]).returncode, 0)
+
+    def test_a_file_that_does_not_fit_is_told(self):
+        lock = json.loads((self.folder.path / "run/lock.json").read_text())
+        del lock["libtorch"]
+        wrong = self.folder.write("wrong.json", lock)
+        refused = self.folder.run("schema", "lock", "--check", wrong)
+        self.assertEqual(refused.returncode, 2)
+        self.assertIn("wrong.json: ", refused.stderr)
+        self.assertIn("libtorch", refused.stderr)
+        unknown = self.folder.run("schema", "lok")
+        self.assertEqual(unknown.returncode, 2)
+        self.assertIn("did you mean 'lock'", unknown.stderr)
+
     def test_keys_know_the_plugins_whose_code_takes_part(self):
         plugins = {}
         for record in (self.folder.path / "store" / "objects").glob("*/*/result.json"):

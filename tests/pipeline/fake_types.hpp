@@ -87,7 +87,7 @@ inline NodeTypes types() {
                         {.name = "vectors", .types = {"task_vector"}, .many = true}},
              .output = "encoder",
              .parameters = Json::parse(R"({"type": "object", "required": ["stages"], "properties": {
-                 "stages": {"type": "array", "minItems": 1, "items": {"type": "object", "required": ["use"], "properties": {
+                 "stages": {"type": "array", "minItems": 1, "items": {"type": "object", "required": ["use"], "x-plugins": "merger", "properties": {
                      "use": {"type": "string"}, "with": {"type": "object"}}}}}})"),
              .check = check_compose});
     all.add({.name = "head",

@@ -112,16 +112,51 @@ TEST_CASE("every stage of the tree gives the same bytes on any threads and tiles
         for (const unsigned threads : {1U, 2U, 4U})
             for (const std::optional<size_t> tile :
                  {std::optional<size_t>(33), std::optional<size_t>(5000), std::optional<size_t>()}) {
-                merge(setup.base, vectors, list, setup.out,
-                      {.threads = threads, .tile_elements = tile, .seed = 3, .linalg = &small_linalg()});
-                const std::string bytes = read_file(setup.out);
-                if (first.empty()) first = bytes;
-                INFO(item->name() << ", " << threads << " threads, tiles of " << tile.value_or(0));
-                CHECK((bytes == first));
+                for (const std::optional<uint64_t> memory : {std::optional<uint64_t>(), std::optional<uint64_t>(1)}) {
+                    merge(setup.base, vectors, list, setup.out,
+                          {.threads = threads,
+                           .tile_elements = tile,
+                           .memory = memory,
+                           .seed = 3,
+                           .linalg = &small_linalg()});
+                    const std::string bytes = read_file(setup.out);
+                    if (first.empty()) first = bytes;
+                    INFO(item->name() << ", " << threads << " threads, tiles of " << tile.value_or(0) << ", memory "
+                                      << memory.value_or(0));
+                    CHECK((bytes == first));
+                }
             }
         ++stages;
     }
     CHECK(stages >= 11);
+}
+
+TEST_CASE("memory is bounded whatever the threads, and more experts take little more") {
+    auto memory_of = [&](const Setup& setup, const char* id, unsigned threads, size_t experts,
+                         std::optional<uint64_t> memory = {}) {
+        std::vector<fs::path> list;
+        while (list.size() < experts) list.insert(list.end(), setup.vectors.begin(), setup.vectors.end());
+        std::vector<Diagnostic> problems;
+        const std::vector<MergeStage> stages =
+            read_stages({{{"use", id}, {"with", Json::object()}}}, tree(), "", problems);
+        REQUIRE(problems.empty());
+        return plan_merge(setup.base, list, stages, setup.out, {.threads = threads, .memory = memory}).memory;
+    };
+    const Setup setup(4);
+    for (const char* id : {"merger:average", "merger:ties.global", "merger:pcb", "merger:norm-adjusted"})
+        for (const size_t experts : {8, 64})
+            for (const unsigned threads : {1U, 4U, 16U, 64U}) {
+                INFO(id << " " << experts << " " << threads);
+                CHECK(memory_of(setup, id, threads, experts) <= 165'000'000);
+            }
+    // Two passes of counts for each of 8 experts: 2¹⁶ of 4 bytes, a thread.
+    CHECK(memory_of(setup, "merger:ties.global", 4, 8) > 4 * 8 * 4 << 16);
+    // Whole tensors: one of all experts, with the base and two rows to write into, however little there is.
+    const uint64_t whole = (8 + 1 + 2) * 40001 * 4, tiles = memory_of(setup, "merger:average", 1, 8, 1);
+    const uint64_t one = memory_of(setup, "merger:ties.nihal2026", 16, 8, 1);
+    CHECK(one > whole);
+    CHECK(one < whole + 2 * tiles);
+    CHECK(memory_of(setup, "merger:ties.nihal2026", 1, 8) < memory_of(setup, "merger:ties.nihal2026", 2, 8));
 }
 
 TEST_CASE("a checkpoint is worth its vector, and stands beside it") {
@@ -266,11 +301,11 @@ TEST_CASE("large tensors are observed in blocks of their own, joined in order") 
     for (const unsigned threads : {1U, 4U}) {
         Sums sums;
         setup.run({mean()}, {.threads = threads, .observer = &sums});
-        CHECK(sums.blocks == 4);
+        CHECK(sums.blocks == 10);
         if (text.empty()) text = sums.text;
         CHECK((sums.text == text));
     }
-    CHECK(text.find("| b@1048576 ") != std::string::npos);
+    CHECK(text.find("| b@262144 ") != std::string::npos);
 }
 
 TEST_CASE("all that is wrong with the inputs is told at once, before anything is written") {

@@ -6,6 +6,7 @@
 
 #include "merges.hpp"
 #include "weights/geometry_observer.hpp"
+#include "weights/kernels.hpp"
 #include "weights/vector_sum.hpp"
 
 using namespace biophony;
@@ -43,7 +44,7 @@ TEST_CASE("small vectors, by hand") {
     // a = (3, 0, -4 | 0, 12), b = (1, 2, 2 | 5, -1): two tensors.
     const Geometry geometry =
         of({"a", "b"}, {{"w", "matrix", 0, 3}, {"n", "norm", -1, 2}}, {{{3, 0, -4}, {1, 2, 2}}, {{0, 12}, {5, -1}}});
-    const Geometry::Part& whole = geometry.whole();
+    const Geometry::Part whole = geometry.whole();
     CHECK(whole.elements == 5);
     CHECK(whole.norms[0] == Approx(13));
     CHECK(whole.norms[1] == Approx(std::sqrt(35.0)));
@@ -84,7 +85,7 @@ TEST_CASE("signs of jointly Gaussian elements agree as their correlation says") 
                      other = 0.5 + std::asin(-rho / 2) / std::numbers::pi;
         const double deviation = 0.5 / std::sqrt(static_cast<double>(kCount));
         CHECK(geometry.blocks().at(0).pairs[0].sign_agreement == Approx(law).margin(4 * deviation));
-        const PairGeometry& pair = geometry.whole().pairs[0];
+        const PairGeometry pair = geometry.whole().pairs[0];
         CHECK(pair.sign_agreement == Approx((law + other) / 2).margin(4 * deviation));
         // What is above the law is noise; against the whole's cosine, which the second tensor rules, it is not.
         CHECK(std::abs(pair.sign_agreement - pair.sign_expected) < 4 * deviation);
@@ -170,10 +171,126 @@ TEST_CASE("the geometry of files doesn't depend on threads") {
         a += static_cast<long double>(x[k]) * x[k];
         b += static_cast<long double>(y[k]) * y[k];
     }
-    const Geometry::Part& block = one.blocks().at(2);
+    const Geometry::Part block = one.blocks().at(2);
     CHECK(block.norms[0] == Approx(static_cast<double>(std::sqrt(a))).epsilon(1e-12));
     CHECK(block.pairs[1].cosine == Approx(static_cast<double>(dot / std::sqrt(a * b))).epsilon(1e-10));
     CHECK(one.roles().contains("other"));
+}
+
+TEST_CASE("sums of products, signs and squares are those of their lanes, one by one") {
+    const std::vector<float> x = normal_values(700, 1, 1), y = normal_values(700, 1, 2);
+    std::vector<double> a(x.begin(), x.end()), b(y.begin(), y.end());
+    for (const size_t count : {0, 16, 48, 688}) {
+        double sums[16]{}, absolutes[16]{};
+        for (size_t k = 0; k < count; ++k) {
+            sums[k % 16] += a[k] * b[k];
+            absolutes[k % 16] += std::abs(a[k] * b[k]);
+        }
+        auto add = [](const double* s) {
+            return (((s[0] + s[1]) + (s[2] + s[3])) + ((s[4] + s[5]) + (s[6] + s[7]))) +
+                   (((s[8] + s[9]) + (s[10] + s[11])) + ((s[12] + s[13]) + (s[14] + s[15])));
+        };
+        const auto [sum, absolute] = kernels::products(a.data(), b.data(), count);
+        CHECK(sum == add(sums));
+        CHECK(absolute == add(absolutes));
+    }
+    std::vector<float> zeros = x;
+    for (size_t k = 0; k < zeros.size(); k += 3) zeros[k] = k % 2 == 0 ? 0.0F : -0.0F;
+    for (const size_t count : {1, 63, 64, 65, 128, 700}) {
+        const size_t words = (count + 63) / 64;
+        std::vector<uint64_t> negative(2 * words, ~0ULL), set(2 * words, ~0ULL);
+        kernels::signs(zeros.data(), count, negative.data(), set.data());
+        kernels::signs(y.data(), count, negative.data() + words, set.data() + words);
+        uint64_t both = 0, agree = 0;
+        for (size_t k = 0; k < count; ++k) {
+            both += zeros[k] != 0 && y[k] != 0 ? 1 : 0;
+            agree += zeros[k] != 0 && y[k] != 0 && (zeros[k] < 0) == (y[k] < 0) ? 1 : 0;
+        }
+        const auto found =
+            kernels::agreement(negative.data(), set.data(), negative.data() + words, set.data() + words, words);
+        CHECK(found.both == both);
+        CHECK(found.agree == agree);
+    }
+    // However they are cut.
+    double lanes[16]{}, cut[16]{};
+    for (size_t k = 0; k < x.size(); ++k) lanes[k % 16] += a[k] * a[k];
+    for (size_t first = 0, size = 1; first < x.size(); first += size, size = size * 2 + 1)
+        kernels::add_squares(x.data() + first, std::min(size, x.size() - first), first, cut);
+    CHECK(std::equal(lanes, lanes + 16, cut));
+}
+
+TEST_CASE("of many vectors the pairs of single tensors, then those of roles and blocks, are left out") {
+    const std::vector<GeometryTensor> tensors = {{"x", "matrix", 0, 50}, {"y", "norm", 1, 20}};
+    for (const size_t count : {32, 33, 129}) {
+        std::vector<std::string> names;
+        std::vector<std::vector<std::vector<float>>> values(2);
+        for (size_t i = 0; i < count; ++i) {
+            names.push_back("v" + std::to_string(i));
+            values[0].push_back(normal_values(50, 1, 3 * i));
+            values[1].push_back(normal_values(20, 1, 3 * i + 1));
+        }
+        const Geometry geometry = of(names, tensors, values);
+        const size_t pairs = count * (count - 1) / 2;
+        REQUIRE(geometry.whole().pairs.size() == pairs);
+        double dot = 0;
+        for (const auto& tensor : values)
+            for (size_t k = 0; k < tensor[0].size(); ++k) dot += double{tensor[0][k]} * tensor[count - 1][k];
+        CHECK(geometry.whole().pairs[count - 2].cosine ==
+              Approx(dot / geometry.whole().norms[0] / geometry.whole().norms[count - 1]));
+        CHECK(geometry.roles().at("norm").pairs.size() == (count > 128 ? 0 : pairs));
+        CHECK(geometry.blocks().at(0).pairs.size() == (count > 128 ? 0 : pairs));
+        CHECK(geometry.roles().at("norm").norms.size() == count);
+        const std::string csv = geometry.to_csv();
+        const size_t parts = count > 128 ? count : pairs, single = count > 32 ? count : pairs;
+        CHECK(static_cast<size_t>(std::count(csv.begin(), csv.end(), '\n')) == 1 + pairs + 4 * parts + 2 * single);
+        const Json json = geometry.to_json({});
+        CHECK(json.contains("left_out") == (count > 32));
+        CHECK(json["roles"]["norm"].contains("cosine") == (count <= 128));
+        CHECK(json["whole"]["cosine"].size() == count);
+        CHECK(geometry.bytes() > sizeof(PairGeometry) * pairs);
+        CHECK(geometry.bytes() < 1'000'000 + 400 * pairs);
+        if (count > 32) CHECK_THAT(geometry.to_text({}), Catch::Contains(std::to_string(pairs) + " pairs"));
+    }
+}
+
+TEST_CASE("a sample is enough for warnings, and says nothing of what it hasn't seen") {
+    Setup setup(2);
+    setup.base_file.values = {{"w", normal_values(200'000, 0.05, 1)}, {"z", normal_values(3000, 0.05, 2)}};
+    setup.base_file.shapes.clear();
+    setup.models = {setup.base_file, setup.base_file};
+    for (size_t i = 0; i < 2; ++i) {
+        const std::vector<float> step = normal_values(200'000, i == 0 ? 0.001 : 0.005, 70 + i);
+        for (size_t k = 0; k < step.size(); ++k) setup.models[i].values["w"][k] += step[k];
+    }
+    setup.write();
+    std::vector<std::string> first;
+    for (const unsigned threads : {1U, 3U})
+        for (const size_t tile : {4096, 50'000}) {
+            GeometryObserver observer({"x", "y"}, 10);
+            MergeOptions options;
+            options.threads = threads;
+            options.tile_elements = tile;
+            options.observer = &observer;
+            setup.run({mean()}, options);
+            CHECK(observer.every() == 5);
+            // Pieces 0, 5, …, 45 of 50: the last is "z", in which both are 0.
+            CHECK(observer.geometry().whole().elements == 200'000);
+            const std::vector<std::string> warnings = observer.warnings({"elect"});
+            REQUIRE(warnings.size() == 2);
+            CHECK_THAT(warnings[0], Catch::Contains("'y' is 5.0 times as long as 'x'"));
+            CHECK_THAT(warnings[1], Catch::Contains("decides by a toss"));
+            if (first.empty()) first = warnings;
+            CHECK(warnings == first);
+        }
+    // A vector that moves one value alone: a sample that doesn't see it tells nothing.
+    setup.models[0] = setup.base_file;
+    setup.models[0].values["w"][4100] += 1;
+    setup.write();
+    GeometryObserver some({"x", "y"}, 10), all({"x", "y"});
+    setup.run({mean()}, {.observer = &some});
+    CHECK(some.warnings({}).empty());
+    setup.run({mean()}, {.observer = &all});
+    CHECK(all.geometry().whole().norms[0] == Approx(1));
 }
 
 TEST_CASE("a vector of a sum is the sum, of the same base") {

@@ -214,6 +214,13 @@ private:
                 }
                 std::vector<uint64_t> shape = tensor.shape;
                 if (matrix) shape = {tensor.shape[0], tensor.size() / tensor.shape[0]};
+                std::vector<double> norms;
+                for (size_t i = first; i < first + count; ++i) {
+                    double squares = 0;
+                    for (const StageTensor& other : in)
+                        for (const float value : other.experts[i]) squares += static_cast<double>(value) * value;
+                    norms.push_back(std::sqrt(squares));
+                }
                 const std::vector<float> base(piece.count, 0.5F);
                 const bph_merge_tile tile = {
                     .struct_size = sizeof(tile),
@@ -236,7 +243,8 @@ private:
                     .linalg = host.needs("linalg") ? &small_linalg() : nullptr,
                     .sources = host.needs("experts") ? sources.data() : nullptr,
                     .source_count = host.needs("experts") ? static_cast<uint32_t>(sources.size()) : 0,
-                    .block_count = static_cast<uint32_t>(blocks)};
+                    .block_count = static_cast<uint32_t>(blocks),
+                    .norms = host.needs("norms") ? norms.data() : nullptr};
                 use(tile);
             }
         }

@@ -38,15 +38,14 @@ class NormAdjusted : public sdk::Merger {
 public:
     explicit NormAdjusted(const sdk::Params& params) : lambda_(params.at("lambda_mean")) {}
 
-    std::unique_ptr<sdk::Observation> begin(uint32_t, size_t experts, const sdk::Observation*) const override {
-        return std::make_unique<Seen>(experts);
-    }
     void element(const sdk::Tile& tile) const override {
-        const std::vector<double>& weights = tile.observed<Seen>().weights;
+        const size_t experts = tile.experts();
+        double total = 0;
+        for (size_t i = 0; i < experts; ++i) total += inverse(tile.norm(i));
         float* const out = tile.out().data();
-        for (size_t i = 0; i < tile.experts(); ++i) {
+        for (size_t i = 0; i < experts; ++i) {
             const float* const delta = tile.expert(i).data();
-            const auto c = static_cast<float>(lambda_ * weights[i]);
+            const auto c = static_cast<float>(lambda_ * (inverse(tile.norm(i)) / (total > 0 ? total : 1)));
             if (i == 0)
                 for (size_t k = 0; k < tile.size(); ++k) out[k] = c * delta[k];
             else
@@ -55,22 +54,7 @@ public:
     }
 
 private:
-    struct Seen : Lengths {
-        using Lengths::Lengths;
-        void see(const sdk::Tile& tile) override {
-            for (size_t i = 0; i < tile.experts(); ++i) add_squares(i, tile.expert(i));
-        }
-        void end() override {
-            double total = 0;
-            for (const numbers::Sum& squares : sums_) {
-                const double length = std::sqrt(squares.value());
-                weights.push_back(length > 0 ? 1 / length : 0);
-                total += weights.back();
-            }
-            for (double& weight : weights) weight /= total > 0 ? total : 1;
-        }
-        std::vector<double> weights;
-    };
+    static double inverse(double length) { return length > 0 ? 1 / length : 0; }
     double lambda_;
 };
 

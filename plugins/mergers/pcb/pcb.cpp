@@ -22,37 +22,49 @@ float from_ordered(uint32_t bits) {
 /// halves of those whose upper half is that of a value looked for.
 template <size_t Ranks>
 struct Selection {
-    std::array<std::vector<uint64_t>, Ranks> bins;
+    std::array<numbers::Bins, Ranks> bins;
+    std::array<uint32_t*, Ranks> counters{};
     std::array<uint64_t, Ranks> rank{};  ///< from below, within the bin
     std::array<uint32_t, Ranks> bin{};
     uint64_t count = 0;
 
-    void see(uint32_t bits, const Selection* upper) {
-        for (size_t r = 0; r < Ranks; ++r) {
-            if (bins[r].empty()) bins[r].resize(1 << 16);
-            if (upper == nullptr) {
-                ++bins[r][bits >> 16];
-                break;  // the upper halves are counted once, for all ranks
-            }
-            if (bits >> 16 == upper->bin[r]) ++bins[r][bits & 0xFFFF];
+    static constexpr uint32_t kBins = 1 << 16;
+    /// The upper halves are counted once, for all ranks.
+    static uint64_t bytes(bool upper) { return sizeof(Selection) + (upper ? 1 : Ranks) * kBins * sizeof(uint32_t); }
+
+    /// So many are going to be seen.
+    void expect(uint64_t more, const Selection* upper) {
+        for (size_t r = 0; r < (upper == nullptr ? 1 : Ranks); ++r) {
+            if (bins[r].empty()) bins[r].resize(kBins);
+            counters[r] = bins[r].room(more);
         }
-        ++count;
+        count += more;
+    }
+    void see(uint32_t bits, const Selection* upper) {
+        if (upper == nullptr) {
+            ++counters[0][bits >> 16];
+            return;
+        }
+        for (size_t r = 0; r < Ranks; ++r)
+            if (bits >> 16 == upper->bin[r]) ++counters[r][bits & 0xFFFF];
     }
     void join(const Selection& other) {
         for (size_t r = 0; r < Ranks; ++r) {
             if (other.bins[r].empty()) continue;
-            bins[r].resize(1 << 16);
-            for (size_t b = 0; b < bins[r].size(); ++b) bins[r][b] += other.bins[r][b];
+            if (bins[r].empty()) bins[r].resize(kBins);
+            bins[r].add(other.bins[r]);
         }
         count += other.count;
     }
     /// `rank` are those looked for.
     void end(const Selection* upper) {
         for (size_t r = 0; r < Ranks; ++r) {
-            const std::vector<uint64_t>& counts = bins[upper == nullptr ? 0 : r];
+            const numbers::Bins& counts = bins[upper == nullptr ? 0 : r];
             if (upper != nullptr) rank[r] = upper->rank[r];
-            while (bin[r] + 1 < counts.size() && counts[bin[r]] <= rank[r]) rank[r] -= counts[bin[r]++];
+            if (counts.empty()) continue;
+            while (bin[r] + 1 < kBins && counts[bin[r]] <= rank[r]) rank[r] -= counts[bin[r]++];
         }
+        bins = {};
     }
     uint32_t found(size_t r, const Selection& upper) const { return upper.bin[r] << 16 | bin[r]; }
 };
@@ -64,6 +76,9 @@ public:
     std::unique_ptr<sdk::Observation> begin(uint32_t pass, size_t experts,
                                             const sdk::Observation* earlier) const override {
         return std::make_unique<Seen>(*this, pass, experts, static_cast<const Seen*>(earlier));
+    }
+    uint64_t observed_bytes(uint32_t pass, size_t experts) const override {
+        return experts * (Selection<2>::bytes(pass % 2 == 0) + sizeof(Selection<2>) + sizeof(Limits));
     }
     void element(const sdk::Tile& tile) const override {
         const auto& seen = tile.observed<Seen>();
@@ -121,12 +136,14 @@ private:
         void see(const sdk::Tile& tile) override {
             const size_t n = tile.experts();
             if (pass < 2) {
-                for (size_t i = 0; i < n; ++i)
-                    for (const float value : tile.expert(i))
-                        magnitudes[i].see(numbers::magnitude_bits(value),
-                                          pass == 1 ? &earlier->magnitudes[i] : nullptr);
+                for (size_t i = 0; i < n; ++i) {
+                    const auto* upper = pass == 1 ? &earlier->magnitudes[i] : nullptr;
+                    magnitudes[i].expect(tile.size(), upper);
+                    for (const float value : tile.expert(i)) magnitudes[i].see(numbers::magnitude_bits(value), upper);
+                }
                 return;
             }
+            for (size_t i = 0; i < n; ++i) scores[i].expect(tile.size(), pass == 3 ? &earlier->scores[i] : nullptr);
             for (size_t k = 0; k < tile.size(); ++k) {
                 const double sum = sum_of(tile, k);
                 for (size_t i = 0; i < n; ++i)

@@ -2,46 +2,16 @@
 // the variants of Nihal et al. 2026 (arXiv 2605.03914), whose code trims per tensor and counts signs, of mergekit,
 // which trims per tensor and weighs, and the unified vector of EMR-Merging (Huang et al. 2024, arXiv 2405.17461,
 // section 3.2).
-#include <utility>
-
 #include "../numbers.hpp"
 
 namespace sdk = biophony::sdk;
 namespace numbers = biophony::numbers;
+using numbers::Bins;
 using numbers::for_upper;
 using numbers::magnitude_bits;
 using numbers::masked;
 
 namespace {
-
-/// Counts by a 16-bit part of the magnitudes' bits. Narrow counters, so that those in use stay in the nearest cache;
-/// they are emptied into wide ones long before they are full.
-class Bins {
-public:
-    void resize(size_t size) { narrow_.resize(size); }
-    bool empty() const { return narrow_.empty(); }
-    /// Room for this many more, in any bin.
-    uint32_t* room(uint64_t more) {
-        if (pending_ + more > UINT32_MAX) spill();
-        pending_ += more;
-        return narrow_.data();
-    }
-    uint64_t operator[](size_t bin) const { return narrow_[bin] + (wide_.empty() ? 0 : wide_[bin]); }
-    void add(const Bins& other) {
-        spill();
-        for (size_t bin = 0; bin < wide_.size(); ++bin) wide_[bin] += other[bin];
-    }
-
-private:
-    void spill() {
-        wide_.resize(narrow_.size());
-        for (size_t bin = 0; bin < wide_.size(); ++bin) wide_[bin] += std::exchange(narrow_[bin], 0);
-        pending_ = 0;
-    }
-    std::vector<uint32_t> narrow_;
-    std::vector<uint64_t> wide_;
-    uint64_t pending_ = 0;
-};
 
 /// Selects, for each expert, the magnitude of rank ceil(density · P) from above, P being all its elements. The bits of
 /// magnitudes have the order of magnitudes, so two counts are exact: pass 0 counts the upper halves, pass 1 the lower
@@ -74,7 +44,7 @@ public:
     void end() override {
         for (size_t i = 0; i < experts_.size(); ++i) {
             Count& count = experts_[i];
-            if (count.bins.empty()) continue;
+            if (count.elements == 0) continue;
             // The slack takes up the rounding of the product: 0.28 of 100 are 28.
             count.rank =
                 upper_ != nullptr
@@ -82,7 +52,11 @@ public:
                     : static_cast<uint64_t>(std::ceil(density_ * static_cast<double>(count.elements) * (1 - 1e-12)));
             count.bin = bins() - 1;
             while (count.bins[count.bin] < count.rank) count.rank -= count.bins[count.bin--];
+            count.bins = {};
         }
+    }
+    static uint64_t bytes(uint32_t pass, size_t experts) {
+        return experts * (sizeof(Count) + sizeof(uint32_t) * (uint64_t{1} << (pass == 0 ? 15 : 16)));
     }
     /// Of pass 1.
     uint32_t threshold(size_t expert) const { return upper_->experts_[expert].bin << 16 | experts_[expert].bin; }
@@ -113,6 +87,9 @@ public:
 
     std::unique_ptr<sdk::Observation> begin(uint32_t, size_t, const sdk::Observation* earlier) const override {
         return std::make_unique<MagnitudeRank>(density_, static_cast<const MagnitudeRank*>(earlier));
+    }
+    uint64_t observed_bytes(uint32_t pass, size_t experts) const override {
+        return MagnitudeRank::bytes(pass, experts);
     }
     void element(const sdk::Tile& tile) const override {
         // As numbers, magnitudes have the order of their bits; a comparison of numbers leaves no branch.

@@ -154,6 +154,11 @@ public:
         promised(tile_->sources, "source(i)", "\"needs\": [\"experts\"]");
         return {tile_->sources[i], size()};
     }
+    /// With `"needs": ["norms"]`: the length of expert i's delta over all tensors, as it was read.
+    double norm(size_t i) const {
+        promised(tile_->norms, "norm(i)", "\"needs\": [\"norms\"]");
+        return tile_->norms[i];
+    }
     /// Which expert, for a transform that sees one.
     uint32_t expert_index() const { return tile_->expert_index; }
     /// Row-major index of the first element.
@@ -211,6 +216,11 @@ public:
         (void)pass, (void)experts, (void)earlier;
         throw Error("begin() is missing", BPH_INTERNAL);
     }
+    /// Scope "global": bytes that an observation of this pass takes at most, where that is more than a little.
+    virtual uint64_t observed_bytes(uint32_t pass, size_t experts) const {
+        (void)pass, (void)experts;
+        return 0;
+    }
 };
 
 namespace detail {
@@ -261,6 +271,9 @@ struct MergerThunks {
         return told(call, [&] { static_cast<Observation*>(state)->end(); });
     }
     static void observe_destroy(void* state) { delete static_cast<Observation*>(state); }
+    static uint64_t observe_bytes(const void* self, uint32_t pass, uint32_t experts) {
+        return static_cast<const Merger*>(self)->observed_bytes(pass, experts);
+    }
     /// Whether M, or what it derives from, has its own. One that can't be named from here (private, overloaded) is.
     static constexpr bool kMatrix = !requires {
         requires std::is_same_v<decltype(&M::matrix), decltype(&Merger::matrix)>;
@@ -279,7 +292,8 @@ struct MergerThunks {
                                              kGlobal ? &observe : nullptr,
                                              kGlobal ? &observe_join : nullptr,
                                              kGlobal ? &observe_end : nullptr,
-                                             kGlobal ? &observe_destroy : nullptr};
+                                             kGlobal ? &observe_destroy : nullptr,
+                                             kGlobal ? &observe_bytes : nullptr};
 };
 
 }  // namespace detail

@@ -24,7 +24,8 @@
  *   space   "delta" or "weight": what the stage takes and gives
  *   needs   ["base"]: the base's weights beside the experts' values; ["linalg"]: the host's linear algebra;
  *           ["experts"], for a post stage: the experts' deltas as they were read, before any stage, beside the merged
- *           one
+ *           one; ["norms"], for the others: the lengths of the experts' deltas as they were read, over all tensors,
+ *           which cost no pass where the host knows them from another merge
  *   random  whether it draws random numbers
  *   preset  instead of all these: a list of stages, {"use": "merger:…", "with": {…}}, for which the item stands. It has
  *           no code. {"parameter": "density"} as a value is the item's own parameter of that name; each is used so.
@@ -75,6 +76,7 @@ typedef struct bph_merge_tile {
                                   * else null. Also in `observe` */
     uint32_t source_count;       /* how many experts are merged, where `sources` are there; else 0 */
     uint32_t block_count;        /* how many blocks the encoder has: one more than the last one that a tensor is in */
+    const double* norms;         /* for stages that need them: expert_count numbers; else null. Also in `observe` */
 } bph_merge_tile;
 
 typedef struct bph_merger_v0 {
@@ -99,6 +101,9 @@ typedef struct bph_merger_v0 {
     bph_status (*observe_join)(const bph_call* call, const void* self, void* state, const void* other);
     bph_status (*observe_end)(const bph_call* call, const void* self, void* state);
     void (*observe_destroy)(void* state);
+    /* How many bytes a state takes at most in this pass, so that the host makes no more of them than fit into memory;
+     * an ended state should keep little. May be null or answer 0: little. [any] */
+    uint64_t (*observe_bytes)(const void* self, uint32_t pass, uint32_t expert_count);
 } bph_merger_v0;
 
 #ifdef __cplusplus

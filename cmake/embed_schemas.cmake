@@ -1,0 +1,12 @@
+# Writes schemas.hpp, the texts of all *.schema.json of a folder by name. Called at build time with FOLDER and OUTPUT.
+file(GLOB files ${FOLDER}/*.schema.json)
+set(text "#pragma once\n\n#include <string_view>\n#include <utility>\n\nnamespace biophony {\n\n")
+string(APPEND text "inline constexpr std::pair<std::string_view, std::string_view> kSchemas[] = {\n")
+foreach(file ${files})
+  get_filename_component(name ${file} NAME)
+  string(REPLACE ".schema.json" "" name ${name})
+  file(READ ${file} content)
+  string(APPEND text "    {\"${name}\", R\"json(${content})json\"},\n")
+endforeach()
+string(APPEND text "};\n\n}  // namespace biophony\n")
+file(WRITE ${OUTPUT} "${text}")
