@@ -61,6 +61,11 @@ def steps(pointer):
     return [part.replace("~1", "/").replace("~0", "~") for part in pointer.split("/")[1:]]
 
 
+def looks(node):
+    """Whether the node looks at the world outside, and so is made each time."""
+    return node["use"].split(":")[0] in ("dataset", "background")
+
+
 def value_at(document, pointer):
     for step in steps(pointer):
         document = document[int(step)] if isinstance(document, list) else document[step]
@@ -209,7 +214,7 @@ class Case:
                 id = node["id"]
                 if same is None or id in same:
                     compare(f"{name}: the digest of {id}", node["digest"], digests[id])
-                if cached and node["use"].split(":")[0] not in ("dataset", "background"):  # they look at the world each time
+                if cached and not looks(node):
                     compare(f"{name}: the state of {id}", node["state"], "cached")
             return out
 
@@ -221,7 +226,15 @@ class Case:
             self.lay_out(case)
             run("elsewhere", "--threads", "1", store="store-elsewhere", cwd=folder.path, case=case)
 
+        def checked_before():
+            """check and plan say nothing else because they have been asked before, and leave the run as it is."""
+            for command in ("check", "plan", "check"):
+                result = self.run(folder, command, *([] if command == "check" else ["--out", str(folder.path / "run"), "--threads", "1"]))
+                require(result.returncode == 0, f"{command} after the run: status {result.returncode}\n{result.stderr}")
+            run("checked", "--threads", "1", cached=True)
+
         settings = {
+            "checked before": checked_before,
             "warm": lambda: run("warm", "--threads", "1", cached=True),
             "no cache": lambda: run("no-cache", "--threads", "1", "--no-cache", store="store-no-cache"),
             "said again": lambda: run("said-again", "--threads", "1", *self.what_stands_there(), cached=True),
@@ -234,12 +247,15 @@ class Case:
         for setting in settings.values():
             setting()
         for name, more in self.expect.get("again", {}).items():
-            unknown = set(more) - {"options", "same", "values"}
-            require(not unknown and more.get("options"), f"again/{name}: found the keys {sorted(more)}, expected options, same, values")
+            unknown = set(more) - {"options", "same", "made", "values"}
+            require(not unknown and more.get("options"), f"again/{name}: found the keys {sorted(more)}, expected options, same, made, values")
             patterns = more.get("same", [])
             same = {id for id in digests if any(fnmatch.fnmatchcase(id, pattern.replace("[", "[[]")) for pattern in patterns)}
-            require(same or "values" in more, f"again/{name} matches no node")
+            require(same or "values" in more or "made" in more, f"again/{name} matches no node")
             out = run(re.sub(r"\W", "-", name), "--threads", "1", *more["options"], same=same)
+            if "made" in more:
+                made = [node["id"] for node in self.manifest(out)["nodes"] if node["state"] == "made" and not looks(node)]
+                compare(f"{name}: what is made again", sorted(made), sorted(more["made"]))
             for file, pointers in more.get("values", {}).items():
                 before, after = (json.loads((place / file).read_text()) for place in (folder.path / "run", out))
                 for pointer, tolerance in pointers.items():
