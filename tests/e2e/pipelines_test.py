@@ -284,7 +284,7 @@ class Case:
         records = {path.parent.name: json.loads(path.read_text()) for path in (folder.path / "store" / "objects").glob("*/*/result.json")}
         out = set()
         for node in manifest["nodes"]:  # inputs stand before their users
-            record = records[node["key"]]["record"]
+            record = records[node["key"]]["record"] or {}  # none for what looks at the world
             if "torch" in record or any(source in out for sources in node["in"].values() for source in sources):
                 out.add(node["id"])
         return out
