@@ -237,6 +237,10 @@ private:
             const std::string address = pointer_join(key.address, field);
             Traced over;
             if (!substitute(definition_, address, {}, &instance, address, over)) return;
+            if (!over.value.is_object())
+                return definition_.problem(over.address(""),
+                                           fmt::format("found {}, expected an object{}", describe(over.value),
+                                                       used_note(over.address(""), address)));
             lay_over(node.params, over);
             laid.emplace_back(field, std::move(over));
         }

@@ -29,6 +29,11 @@ std::vector<size_t> Graph::users_of(size_t n) const {
 }
 
 std::pair<std::string, Json> parse_set(std::string_view text) {
+    try {
+        (void)Json(text).dump();
+    } catch (const Json::exception&) {
+        throw Error(Code::kInvalid, "--set: what stands behind it is not valid UTF-8");
+    }
     const size_t equals = text.find('=');
     const std::string name(text.substr(0, equals));
     if (equals == std::string_view::npos || name.empty())
@@ -41,11 +46,6 @@ std::pair<std::string, Json> parse_set(std::string_view text) {
     if (problems.empty()) return {name, parsed.value()};
     // JSON with an own fault, like a key that stands twice, was hardly meant as a text.
     if (Json::accept(value)) throw Error(Code::kInvalid, problems[0].message, problems[0].where);
-    try {
-        (void)Json(value).dump();
-    } catch (const Json::exception&) {
-        throw Error(Code::kInvalid, "the value is not valid UTF-8", {.file = "--set " + name});
-    }
     return {name, Json(value)};
 }
 
