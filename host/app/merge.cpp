@@ -259,8 +259,8 @@ int merge_command(const std::vector<std::string>& arguments) {
         if (stage.preset != nullptr) run.back()["preset"] = stage.preset->name();
     }
     const std::vector<std::string> names = names_of(experts);
-    GeometryObserver observer(
-        names, values.count("geometry") > 0 ? std::nullopt : std::optional(GeometryObserver::cheap(experts.size())));
+    GeometryObserver observer(names,
+                              values.count("geometry") > 0 ? std::nullopt : std::optional(GeometryObserver::kCheap));
     Console console;
     MergeOptions options{
         .threads = static_cast<unsigned>(threads),
