@@ -85,10 +85,8 @@ std::string node_key(const Graph& graph, const GraphNode& node,
     record["plugins"] = Json::object();
     for (const auto& [name, item] : items_of(graph, node, registry)) record["plugins"][name] = item->build;
     if (node.type->torch)
-        record["torch"] = {{"libtorch", host.libtorch},
-                           {"device", "cpu"},
-                           {"cpu", host.cpu_class},
-                           {"threads", threads}};
+        record["torch"] = {
+            {"libtorch", host.libtorch}, {"device", "cpu"}, {"cpu", host.cpu_class}, {"threads", threads}};
     else if (node.type->uses_libtorch && node.type->uses_libtorch(node, registry))
         record["torch"] = {{"libtorch", host.libtorch}, {"device", "cpu"}, {"cpu", host.cpu_class}};
     return sha256_hex(canonical(record));

@@ -110,12 +110,11 @@ public:
                                         {"plugins", lock_of(graph_, registry_)}});
         observer_.begin(static_cast<size_t>(std::count(selected_.begin(), selected_.end(), true)));
         take_outside(work, log);
-        Schedule schedule(
-            graph_, registry_, options_, observer_, work, outcomes_,
-            {.log = [&](size_t i, std::string_view event, std::string_view text,
-                        const std::string& time) { log.line(graph_.nodes[i].id, event, text, time); },
-             .expose = [this](size_t i, const Done& done) { show(i, done); },
-             .earlier = earlier_seconds(out_)});
+        Schedule schedule(graph_, registry_, options_, observer_, work, outcomes_,
+                          {.log = [&](size_t i, std::string_view event, std::string_view text,
+                                      const std::string& time) { log.line(graph_.nodes[i].id, event, text, time); },
+                           .expose = [this](size_t i, const Done& done) { show(i, done); },
+                           .earlier = earlier_seconds(out_)});
         schedule.run();
         const bool cancelled = options_.cancel != nullptr && options_.cancel->requested();
         failure_ = failure_of(outcomes_, cancelled);
@@ -190,8 +189,8 @@ private:
             missing.size() > kShown ? std::vector<std::string>(wanting.begin(), wanting.end()) : missing;
         for (size_t w = 0; w < std::min(kShown, ways.size()); ++w) options += fmt::format(" --to '{}'", ways[w]);
         throw Error(Code::kInvalid,
-                    fmt::format("the selected nodes need results that aren't there: {}; make them first, with{}{}", list,
-                                options, ways.size() > kShown ? " …" : ""));
+                    fmt::format("the selected nodes need results that aren't there: {}; make them first, with{}{}",
+                                list, options, ways.size() > kShown ? " …" : ""));
     }
     void look_at(size_t i, Work& work, RunLog& log) {
         const GraphNode& node = graph_.nodes[i];
@@ -260,8 +259,7 @@ private:
             } else if (outcome.error) {
                 entry["error"] = outcome.error->what();
             } else if (outcome.state == NodeState::kBlocked) {
-                entry["error"] =
-                    fmt::format("waits for {}, which failed", graph_.nodes[outcome.blocked_by].id);
+                entry["error"] = fmt::format("waits for {}, which failed", graph_.nodes[outcome.blocked_by].id);
             }
             if (!selected_[i]) ++result.left_out;
             nodes.push_back(std::move(entry));
