@@ -216,8 +216,8 @@ private:
             missing.size() > kShown ? std::vector<std::string>(wanting.begin(), wanting.end()) : missing;
         for (size_t w = 0; w < std::min(kShown, ways.size()); ++w) options += fmt::format(" --to '{}'", ways[w]);
         throw Error(Code::kInvalid,
-                    fmt::format("the selected nodes need results that aren't there: {}; make them first, with{}{}", list,
-                                options, ways.size() > kShown ? " …" : ""));
+                    fmt::format("the selected nodes need results that aren't there: {}; make them first, with{}{}",
+                                list, options, ways.size() > kShown ? " …" : ""));
     }
     void look_at(size_t i, Work& work, RunLog& log) {
         const GraphNode& node = graph_.nodes[i];
@@ -286,8 +286,7 @@ private:
             } else if (outcome.error) {
                 entry["error"] = outcome.error->what();
             } else if (outcome.state == NodeState::kBlocked) {
-                entry["error"] =
-                    fmt::format("waits for {}, which failed", graph_.nodes[outcome.blocked_by].id);
+                entry["error"] = fmt::format("waits for {}, which failed", graph_.nodes[outcome.blocked_by].id);
             }
             if (!selected_[i]) ++result.left_out;
             nodes.push_back(std::move(entry));

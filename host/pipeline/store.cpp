@@ -85,14 +85,20 @@ const std::string& machine() {
     return name;
 }
 
-/// Whether nobody goes on with this folder of tmp: its process has ended, or, on another machine, it is a week old.
-bool is_left_over(const fs::path& folder) {
-    const std::string name = folder.filename().string();
+/// "<machine>~<process>-…", for what processes leave in a store.
+std::string own_name() {
+    return machine() + "~" + unique_name();
+}
+
+/// Whether nobody goes on with this entry of the store: its process has ended, or, on another machine, it is a week
+/// old.
+bool is_left_over(const fs::path& path) {
+    const std::string name = path.filename().string();
     const size_t at = name.find('~');
     if (at == std::string::npos) return !owner_is_alive(name);
     if (std::string_view(name).substr(0, at) == machine()) return !owner_is_alive(name.substr(at + 1));
     std::error_code problem;
-    const auto written = fs::last_write_time(folder, problem);
+    const auto written = fs::last_write_time(path, problem);
     return !problem && fs::file_time_type::clock::now() - written > std::chrono::hours(24 * 7);
 }
 
@@ -101,29 +107,23 @@ const std::string& this_boot() {
     return boot;
 }
 
-/// Neither atomic nor synced.
-void write_plainly(const fs::path& path, std::string_view content) {
-    const int fd = ::open(path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
-    if (fd < 0) throw_errno("write", path);
-    bool good = true;
-    while (good && !content.empty()) {
+void write_all(int fd, std::string_view content, const fs::path& path) {
+    while (!content.empty()) {
         const ssize_t put = ::write(fd, content.data(), content.size());
         if (put < 0 && errno == EINTR) continue;
-        good = put >= 0;
-        if (good) content.remove_prefix(static_cast<size_t>(put));
+        if (put < 0) throw_errno("write", path);
+        content.remove_prefix(static_cast<size_t>(put));
     }
-    const int problem = errno;
-    if (::close(fd) != 0) throw_errno("write", path);
-    errno = problem;
-    if (!good) throw_errno("write", path);
 }
+
+constexpr size_t kKeyDigits = 64;
 
 }  // namespace
 
 /// Brings results to the disk, in a thread of its own.
 class Store::Syncing {
 public:
-    explicit Syncing(fs::path root) : root_(std::move(root)) {}
+    explicit Syncing(fs::path root) : root_(std::move(root)), list_(root_ / "unsynced" / own_name()) {}
     ~Syncing() {
         {
             const std::lock_guard lock(mutex_);
@@ -131,19 +131,35 @@ public:
         }
         wake_.notify_all();
         if (thread_.joinable()) thread_.join();
+        if (fd_ < 0) return;
+        ::close(fd_);
+        std::error_code ignored;
+        fs::remove(list_, ignored);
     }
     Syncing(const Syncing&) = delete;
     Syncing& operator=(const Syncing&) = delete;
 
-    fs::path mark(const std::string& key) const { return root_ / "unsynced" / key; }
-    bool has(const std::string& key) const {
+    /// The result with this key is about to appear.
+    void announce(const std::string& key) {
         const std::lock_guard lock(mutex_);
-        return waiting_.contains(key) || working_.contains(key);
+        if (fd_ < 0) {
+            fd_ = ::open(list_.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
+            if (fd_ < 0) throw_errno("write", list_);
+            write_all(fd_, this_boot() + "\n", list_);
+        }
+        write_all(fd_, key + "\n", list_);
+        ++announced_;
+    }
+    /// It didn't.
+    void retract() {
+        const std::lock_guard lock(mutex_);
+        --announced_;
     }
     /// The result with this key lies in `folder`.
     void add(const std::string& key, const fs::path& folder) {
         {
             const std::lock_guard lock(mutex_);
+            --announced_;
             waiting_[key] = folder;
             if (!thread_.joinable()) thread_ = std::thread([this] { work(); });
         }
@@ -176,6 +192,14 @@ private:
             sync(working_);
             lock.lock();
             working_.clear();
+            // Keys that are on the list for longer than they need cost a comparison after a power loss, no more.
+            if (waiting_.empty() && announced_ == 0 && fd_ >= 0 && ::ftruncate(fd_, 0) == 0) {
+                try {
+                    write_all(fd_, this_boot() + "\n", list_);
+                } catch (const Error& error) {
+                    if (!failure_) failure_ = error;
+                }
+            }
             done_.notify_all();
         }
     }
@@ -192,9 +216,8 @@ private:
                 ::close(fd);
                 errno = problem;
                 if (result != 0) throw_errno("sync", root_);
-                for (const auto& [key, folder] : batch) unmark(key);
             } catch (const Error& error) {
-                for (const auto& [key, folder] : batch) withdraw(key, folder, error);
+                for (const auto& [key, folder] : batch) withdraw(folder, error);
             }
             return;
         }
@@ -206,35 +229,28 @@ private:
             } catch (const std::exception& error) {
                 std::error_code ignored;
                 if (fs::exists(folder, ignored))  // else somebody has removed it
-                    withdraw(key, folder, Error(Code::kRunFailed, error.what()));
+                    withdraw(folder, Error(Code::kRunFailed, error.what()));
             }
         }
         try {
             parents.insert(root_ / "objects");
             for (const fs::path& parent : parents) sync_path(parent);
         } catch (const Error& error) {
-            for (const auto& [key, folder] : batch) withdraw(key, folder, error);
-            return;
+            for (const auto& [key, folder] : batch) withdraw(folder, error);
         }
-        for (const auto& [key, folder] : batch) unmark(key);
     }
-    void unmark(const std::string& key) const {
+    void withdraw(const fs::path& folder, const Error& error) {
+        const fs::path aside = root_ / "tmp" / own_name();
         std::error_code ignored;
-        fs::remove(mark(key), ignored);
-    }
-    void withdraw(const std::string& key, const fs::path& folder, const Error& error) {
-        const fs::path aside = root_ / "tmp" / (machine() + "~" + unique_name());
-        std::error_code ignored;
-        if (::rename(folder.c_str(), aside.c_str()) == 0) {
-            unmark(key);
-            fs::remove_all(aside, ignored);
-        }
+        if (::rename(folder.c_str(), aside.c_str()) == 0) fs::remove_all(aside, ignored);
         const std::lock_guard lock(mutex_);
         if (!failure_) failure_ = error;
     }
 
-    fs::path root_;
-    mutable std::mutex mutex_;
+    fs::path root_, list_;
+    int fd_ = -1;           ///< of the list
+    size_t announced_ = 0;  ///< results that are on it and not yet in place
+    std::mutex mutex_;
     std::condition_variable wake_, done_;
     std::map<std::string, fs::path> waiting_, working_;
     std::optional<Error> failure_;
@@ -248,16 +264,40 @@ Store::Store(fs::path root) : root_(fs::absolute(std::move(root)).lexically_norm
     std::error_code ignored;
     for (const auto& entry : fs::directory_iterator(root_ / "tmp", ignored))
         if (is_left_over(entry.path())) fs::remove_all(entry.path(), ignored);
-    // A kill between the mark and the rename leaves a mark of nothing.
-    for (const auto& entry : fs::directory_iterator(root_ / "unsynced", ignored))
-        if (entry.path().filename().string().size() < 2 ||
-            (!fs::exists(object(entry.path().filename().string()), ignored) &&
-             fs::file_time_type::clock::now() - entry.last_write_time(ignored) > std::chrono::hours(1)))
-            fs::remove(entry.path(), ignored);
     syncing_ = std::make_unique<Syncing>(root_);
+    for (const auto& entry : fs::directory_iterator(root_ / "unsynced", ignored))
+        if (is_left_over(entry.path())) take_over(entry.path());
 }
 
 Store::~Store() = default;
+
+void Store::take_over(const fs::path& list) const {
+    std::string text;
+    try {
+        text = read_file(list);
+    } catch (const Error&) {
+        return;  // another process was faster
+    }
+    const size_t first = text.find('\n');
+    const bool same_boot = first != std::string::npos && std::string_view(text).substr(0, first) == this_boot();
+    for (size_t at = first == std::string::npos ? text.size() : first + 1; at + kKeyDigits < text.size();
+         at += kKeyDigits + 1) {
+        const std::string key = text.substr(at, kKeyDigits);
+        const fs::path folder = object(key);
+        std::error_code ignored;
+        if (!fs::exists(folder, ignored)) continue;
+        // A process that was killed has lost nothing.
+        const std::optional<StoredResult> result = find(key);
+        if (!same_boot && (!result || !intact(*result))) {
+            fs::remove_all(folder, ignored);
+        } else {
+            syncing_->announce(key);
+            syncing_->add(key, folder);
+        }
+    }
+    std::error_code ignored;
+    fs::remove(list, ignored);
+}
 
 void Store::settle() const {
     syncing_->settle();
@@ -278,17 +318,6 @@ std::optional<StoredResult> Store::find(const std::string& key) const {
         for (const Json& file : result.record.at("files"))
             if (fs::file_size(folder / file.at("name").get<std::string>()) != file.at("bytes").get<uint64_t>())
                 return std::nullopt;
-        if (const fs::path mark = syncing_->mark(key); fs::exists(mark, problem) && !syncing_->has(key)) {
-            // Whoever made it was killed before it was synced, or is about to. In the same boot nothing is lost.
-            bool trusted = false;
-            try {
-                trusted = read_file(mark) == this_boot();
-            } catch (const Error&) {
-                trusted = !fs::exists(mark, problem);  // it was synced just now
-            }
-            if (!trusted && !intact(result)) return std::nullopt;
-            syncing_->add(key, folder);
-        }
     } catch (const std::exception&) {
         return std::nullopt;  // somebody changed it; it is made again
     }
@@ -296,7 +325,7 @@ std::optional<StoredResult> Store::find(const std::string& key) const {
 }
 
 fs::path Store::make_temporary() const {
-    const fs::path folder = root_ / "tmp" / (machine() + "~" + unique_name());
+    const fs::path folder = root_ / "tmp" / own_name();
     make_folders(folder);
     return folder;
 }
@@ -310,31 +339,42 @@ StoredResult Store::put(const fs::path& temporary, std::string key, const Json& 
     result.record["key"] = result.key;
     result.record["digest"] = result.digest;
     result.record["files"] = files;
-    write_plainly(temporary / "result.json", result.record.dump(2) + "\n");
+    {
+        const SyncLater later(temporary);
+        write_file_atomically(temporary / "result.json", result.record.dump(2) + "\n");
+    }
     for (const auto& entry : fs::recursive_directory_iterator(temporary))
         if (entry.is_regular_file() && ::chmod(entry.path().c_str(), 0444) != 0) throw_errno("protect", entry.path());
 
     result.folder = object(result.key);
     make_folders(result.folder.parent_path());
-    if (!fs::exists(result.folder)) write_plainly(syncing_->mark(result.key), this_boot());
-    if (::rename(temporary.c_str(), result.folder.c_str()) != 0) {
-        if (errno != ENOTEMPTY && errno != EEXIST) throw_errno("rename to", result.folder);
-        std::error_code ignored;
-        // Another process was faster: equal keys mean equal bytes. If they aren't, what is there is damaged or of a
-        // build that wasn't deterministic, and what was made now counts.
-        if (std::optional<StoredResult> there = find(result.key);
-            there && there->digest == result.digest && intact(*there)) {
-            fs::remove_all(temporary, ignored);
-            return *there;
-        }
-        const fs::path aside = root_ / "tmp" / (machine() + "~" + unique_name());
-        write_plainly(syncing_->mark(result.key), this_boot());
-        if (::rename(result.folder.c_str(), aside.c_str()) != 0) throw_errno("move away", result.folder);
-        fs::remove_all(aside, ignored);
-        if (::rename(temporary.c_str(), result.folder.c_str()) != 0) throw_errno("rename to", result.folder);
+    syncing_->announce(result.key);
+    try {
+        show(temporary, result);
+    } catch (...) {
+        syncing_->retract();
+        throw;
     }
     syncing_->add(result.key, result.folder);
     return result;
+}
+
+void Store::show(const fs::path& temporary, StoredResult& result) const {
+    if (::rename(temporary.c_str(), result.folder.c_str()) == 0) return;
+    if (errno != ENOTEMPTY && errno != EEXIST) throw_errno("rename to", result.folder);
+    std::error_code ignored;
+    // Another process was faster: equal keys mean equal bytes. If they aren't, what is there is damaged or of a build
+    // that wasn't deterministic, and what was made now counts.
+    if (std::optional<StoredResult> there = find(result.key);
+        there && there->digest == result.digest && intact(*there)) {
+        fs::remove_all(temporary, ignored);
+        result = *std::move(there);
+        return;
+    }
+    const fs::path aside = root_ / "tmp" / own_name();
+    if (::rename(result.folder.c_str(), aside.c_str()) != 0) throw_errno("move away", result.folder);
+    fs::remove_all(aside, ignored);
+    if (::rename(temporary.c_str(), result.folder.c_str()) != 0) throw_errno("rename to", result.folder);
 }
 
 bool Store::intact(const StoredResult& result) const {
@@ -541,7 +581,6 @@ Removed remove_results(const fs::path& root, const std::vector<StoreEntry>& entr
             if (errno == ENOENT) continue;
             throw_errno("remove", entry.folder);
         }
-        fs::remove(root / "unsynced" / entry.key, problem);
         fs::remove_all(aside, problem);
         if (problem) {
             errno = problem.value();

@@ -2,13 +2,13 @@
 //
 //   <store>/objects/ab/abcdef…/      the result's files, read-only, and result.json: key record, digest, hashes, timing
 //   <store>/tmp/<machine>~<process>/ results being made; left-overs of dead processes are removed
-//   <store>/unsynced/<key>           this result may not be on the disk yet; holds the boot in which it was made
+//   <store>/unsynced/<machine>~<process>   the boot, and the keys of results that may not be on the disk yet
 //   <store>/lock                     held shared by every Store, exclusively while results are removed
 //
 // A result is written into tmp and renamed into place, so a kill at any moment leaves the old state or the new. Syncing
-// follows behind, several results at a time: a power loss in between can damage results whose mark in unsynced/ says so,
-// and these are compared with their hashes before they are taken; one that is damaged is made again. (This trusts the
-// file system to keep the order of its folders' changes, as journals do.) After settle() everything is on the disk.
+// follows behind, many results at a time. Where a power loss came in between, the next process that opens the store
+// finds the list, compares those results with their hashes and removes what is damaged. (This trusts the file system to
+// keep the order of its folders' changes, as journals do.) After settle() everything is on the disk.
 // Several processes, of several machines too, may use one store: whoever renames first wins, and equal keys mean equal
 // bytes.
 #pragma once
@@ -68,8 +68,8 @@ public:
     StoredResult put(const fs::path& temporary, std::string key, const Json& about) const;
     /// Compares every file with its hash. Throws Error(kRunFailed) that names the first that differs and what to do.
     void verify(const StoredResult& result) const;
-    /// Waits until all that this object has put or found is on the disk. Throws Error(kRunFailed) where a result couldn't
-    /// be synced; it is taken out of the store again.
+    /// Waits until all that this object has put or found is on the disk. Throws Error(kRunFailed) where a result
+    /// couldn't be synced; it is taken out of the store again.
     void settle() const;
     /// Notes that the result was used now, for pruning: the time of its result.json, set once an hour at most.
     void used(const StoredResult& result) const;
@@ -77,6 +77,10 @@ public:
 private:
     class Syncing;
     bool intact(const StoredResult& result) const;
+    /// Renames `temporary` to the result's folder; `result` becomes what is there where that is the same.
+    void show(const fs::path& temporary, StoredResult& result) const;
+    /// Sees to the results on a dead process's list in unsynced/.
+    void take_over(const fs::path& list) const;
     fs::path object(const std::string& key) const;
     fs::path root_;
     std::unique_ptr<Syncing> syncing_;
