@@ -12,7 +12,7 @@ import sys
 import urllib.parse
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-MADE_BAD = r"^tests/(.*/)?bad/"  # broken on purpose
+MADE_BAD = r"^tests/(.*/)?bad[/-]"  # broken on purpose
 
 # What a file may not have: (files, files that may, pattern, why not).
 RULES = [

@@ -95,20 +95,20 @@ void add_run_options(options::options_description& described) {
 }  // namespace
 
 bool parse_pipeline(const std::vector<std::string>& arguments, const char* usage, const char* summary, bool runs,
-                    options::variables_map& values, void (*add_more)(options::options_description&),
-                    const char* second) {
+                    options::variables_map& values, const options::options_description& more) {
     options::options_description described;
     add_pipeline_options(described);
     if (runs) add_run_options(described);
-    if (add_more != nullptr) add_more(described);
+    described.add(more);
     add_plugin_options(described);
     options::positional_options_description positional;
     positional.add("_file", 1);
-    if (second != nullptr) positional.add(second, 1);
+    if (more.find_nothrow("_second", false) != nullptr) positional.add("_second", 1);
     return parse(arguments, usage, summary, described, positional, values);
 }
 
-Graph load_pipeline(const options::variables_map& values, const Registry& registry, int& status) {
+Graph load_pipeline(const options::variables_map& values, const Registry& registry, int& status,
+                    std::vector<NodeNote>* notes) {
     Overrides overrides;
     overrides.working_folder = fs::current_path();
     std::vector<Diagnostic> problems;
@@ -135,25 +135,45 @@ Graph load_pipeline(const options::variables_map& values, const Registry& regist
     }
     Graph graph;
     if (problems.empty()) graph = make_graph(std::move(text), file, overrides, node_types(), registry, problems);
+    if (problems.empty()) {
+        GraphDescription described = describe_graph(graph, registry);
+        problems = std::move(described.problems);
+        if (notes != nullptr) *notes = std::move(described.notes);
+    }
     sort_problems(problems);
     if (!problems.empty()) {
-        print_problems(problems);
-        // A missing plugin has a status of its own, unless the pipeline is wrong, too.
-        const bool only_plugins =
-            std::all_of(problems.begin(), problems.end(), [](const Diagnostic& p) { return p.code == Code::kPlugin; });
-        status = static_cast<int>(only_plugins ? Code::kPlugin : Code::kInvalid);
+        print_problems(problems, values);
+        // A missing plugin and a file that can't be used have a status of their own, unless the pipeline is wrong, too.
+        status = static_cast<int>(code_of(problems));
     }
     return graph;
+}
+
+void add_format_option(options::options_description& described) {
+    described.add_options()("format", options::value<std::string>()->value_name("text|json")->default_value("text"),
+                            "for people, or one JSON value for programs");
+}
+
+std::string format_of(const options::variables_map& values) {
+    const std::string format = values["format"].as<std::string>();
+    const std::vector<std::string> known = {"text", "json"};
+    if (std::find(known.begin(), known.end(), format) == known.end())
+        throw Error(Code::kInvalid,
+                    fmt::format("--format: found '{}', expected text or json{}", format, did_you_mean(format, known)));
+    return format;
+}
+
+fs::path store_of(const options::variables_map& values) {
+    if (values.count("store") > 0) return values["store"].as<std::string>();
+    const char* store = std::getenv("BIOPHONY_STORE");
+    return store != nullptr && *store != 0 ? fs::path(store) : cache_folder() / "store";
 }
 
 RunOptions run_options(const options::variables_map& values, const std::vector<std::string>& command_line) {
     RunOptions run;
     run.out = values.count("out") > 0 ? fs::path(values["out"].as<std::string>())
                                       : fs::path("runs") / fs::path(values["_file"].as<std::string>()).stem();
-    const char* store = std::getenv("BIOPHONY_STORE");
-    run.store = values.count("store") > 0         ? fs::path(values["store"].as<std::string>())
-                : store != nullptr && *store != 0 ? fs::path(store)
-                                                  : cache_folder() / "store";
+    run.store = store_of(values);
     const int threads = values.count("threads") > 0
                             ? values["threads"].as<int>()
                             : static_cast<int>(std::clamp(std::thread::hardware_concurrency(), 1u, 16u));
@@ -179,7 +199,51 @@ void leave(const Error& error) {
     std::_Exit(static_cast<int>(error.code()));
 }
 
-void print_problems(const std::vector<Diagnostic>& problems) {
+namespace {
+
+Json record_of(const Diagnostic& problem) {
+    const char* code = "invalid";
+    switch (problem.code) {
+        case Code::kRunFailed: code = "run failed"; break;
+        case Code::kPlugin: code = "plugin"; break;
+        case Code::kCancelled: code = "cancelled"; break;
+        case Code::kInternal: code = "internal"; break;
+        case Code::kInvalid: break;
+    }
+    Json out = {{"code", code}, {"message", problem.message}};
+    if (!problem.where.file.empty()) out["file"] = problem.where.file;
+    if (problem.where.line > 0) out["line"] = problem.where.line;
+    if (problem.where.column > 0) out["column"] = problem.where.column;
+    if (!problem.where.pointer.empty()) out["pointer"] = problem.where.pointer;
+    if (!problem.where.node.empty()) out["node"] = problem.where.node;
+    return out;
+}
+
+}  // namespace
+
+bool wants_json(const options::variables_map& values) {
+    return values.count("format") > 0 && values["format"].as<std::string>() == "json";
+}
+
+Json check_report(const std::vector<Diagnostic>& problems, const std::vector<NodeNote>& notes,
+                  const options::variables_map& values) {
+    Json out = {{"format", "biophony-check/0"},
+                {"file", values["_file"].as<std::string>()},
+                {"ok", problems.empty()},
+                {"problems", Json::array()},
+                {"notes", Json::array()}};
+    for (const Diagnostic& problem : problems) out["problems"].push_back(record_of(problem));
+    for (const NodeNote& note : notes) {
+        out["notes"].push_back(record_of(note.what));
+        out["notes"].back().erase("code");
+    }
+    return out;
+}
+
+void print_problems(const std::vector<Diagnostic>& problems, const options::variables_map& values) {
+    if (wants_json(values))
+        return fmt::print("{}\n",
+                          check_report(problems, {}, values).dump(2, ' ', false, Json::error_handler_t::replace));
     constexpr size_t kMostShown = 100;
     for (size_t i = 0; i < std::min(problems.size(), kMostShown); ++i) fmt::print(stderr, "{}\n", problems[i].text());
     if (problems.size() > kMostShown) fmt::print(stderr, "… and {} more\n", problems.size() - kMostShown);

@@ -16,10 +16,21 @@ std::string duration(double seconds) {
     return fmt::format("{:.0f} h {:02.0f} min", std::floor(seconds / 3600), std::fmod(seconds / 60, 60));
 }
 
+std::string about(double seconds) {
+    return seconds < 1 ? "<1 s" : duration(seconds);
+}
+
 namespace {
 
 double since(std::chrono::steady_clock::time_point begin) {
     return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+}
+
+/// A pipe that nobody reads any more is no reason to end a run.
+template <class... Values>
+void say(fmt::format_string<Values...> format, Values&&... values) {
+    const std::string text = fmt::format(format, std::forward<Values>(values)...);
+    static_cast<void>(std::fwrite(text.data(), 1, text.size(), stderr));
 }
 
 }  // namespace
@@ -46,7 +57,7 @@ void Console::start(const std::string& what) {
     unit_.clear();
     node_begin_ = last_shown_ = unit_begin_ = Clock::now();
     if (terminal_) {
-        fmt::print(stderr, "\r\033[K{} …", nodes_ > 1 ? what : label());
+        say("\r\033[K{} …", nodes_ > 1 ? what : label());
         std::fflush(stderr);
         line_open_ = true;
     }
@@ -61,7 +72,7 @@ bool Console::is_due(Clock::time_point begin) {
 
 void Console::show(std::string text, double part) {
     if (!terminal_) {
-        fmt::print(stderr, "{}\n", text);
+        say("{}\n", text);
     } else {
         constexpr int kBar = 20;
         std::string bar;
@@ -74,7 +85,7 @@ void Console::show(std::string text, double part) {
             bar.clear();
         size_t bytes = std::min(text.size(), std::max<size_t>(columns, 20) - 1 + bar.size());
         while (bytes < text.size() && (static_cast<unsigned char>(text[bytes]) & 0xc0) == 0x80) --bytes;
-        fmt::print(stderr, "\r\033[K{}", text.substr(0, bytes));
+        say("\r\033[K{}", text.substr(0, bytes));
         line_open_ = true;
     }
     std::fflush(stderr);
@@ -98,6 +109,7 @@ void Console::update(double done, double total, std::string_view unit) {
 void Console::status(const RunStatus& status) {
     if (!is_due(run_begin_)) return;
     std::string text = fmt::format("{}/{} nodes, {} running", status.finished, status.nodes, status.running);
+    if (status.ending) text += ", which are let end";
     if (status.seconds_left >= 1) text += ", about " + duration(status.seconds_left) + " left";
     double part = -1;
     if (status.node != nullptr) {
@@ -105,8 +117,8 @@ void Console::status(const RunStatus& status) {
         if (status.total > 0 || status.done > 0) {
             const bool bytes = status.unit == "bytes";
             const double scale = bytes ? 1e-6 : 1;
-            text += fmt::format(" {:.0f}/{:.0f} {}", status.done * scale, status.total * scale,
-                                bytes ? "MB" : status.unit);
+            text +=
+                fmt::format(" {:.0f}/{:.0f} {}", status.done * scale, status.total * scale, bytes ? "MB" : status.unit);
             if (status.total > 0) part = status.done / status.total;
         }
         text += fmt::format(", {}", duration(status.node_seconds));
@@ -115,26 +127,25 @@ void Console::status(const RunStatus& status) {
 }
 
 void Console::clear() {
-    if (line_open_) fmt::print(stderr, "\r\033[K");
+    if (line_open_) say("\r\033[K");
     line_open_ = false;
     std::fflush(stderr);
 }
 
 void Console::note(const GraphNode& node, std::string_view line) {
     clear();
-    fmt::print(stderr, "{}: {}\n", node.id, line);
+    say("{}: {}\n", node.id, line);
 }
 
 void Console::node_finished(size_t, const GraphNode& node, bool cached, double seconds, std::string_view headline) {
     clear();
-    fmt::print(stderr, "[{}/{}] {}: {}{}\n", ++ended_, nodes_, node.id,
-               cached ? "cached" : fmt::format("{:.1f} s", seconds),
-               headline.empty() ? "" : fmt::format(", {}", headline));
+    say("[{}/{}] {}: {}{}\n", ++ended_, nodes_, node.id, cached ? "cached" : fmt::format("{:.1f} s", seconds),
+        headline.empty() ? "" : fmt::format(", {}", headline));
 }
 
 void Console::node_failed(size_t, const GraphNode& node, const Error&) {
     clear();
-    fmt::print(stderr, "[{}/{}] {}: failed\n", ++ended_, nodes_, node.id);
+    say("[{}/{}] {}: failed\n", ++ended_, nodes_, node.id);
 }
 
 }  // namespace biophony::app

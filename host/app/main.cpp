@@ -24,6 +24,10 @@ const Command kCommands[] = {
     {"check", "check a pipeline, all problems at once, without reading audio", check_command},
     {"plan", "say what a run would do with each node, and why", plan_command},
     {"run-node", "run one node of a pipeline against a store, for a cluster's scheduler", run_node_command},
+    {"explain", "say what one node depends on, and what changed since an earlier result", explain_command},
+    {"graph", "print a pipeline's graph for Graphviz, Mermaid or programs", graph_command},
+    {"cache", "list, verify or prune the store of results", cache_command},
+    {"diff", "say what differs between two run directories", diff_command},
     {"embed", "make embeddings of sound files with an encoder", embed_command},
     {"merge", "merge a base and experts, as files, into one file", merge_command},
     {"plugins", "list the plugins that are found, and those refused with the reason", plugins_command},
@@ -90,7 +94,8 @@ int dispatch(const std::vector<std::string>& command_line) {
     std::vector<std::string> names;
     for (const Command& command : kCommands) {
         if (command_line[1] == command.name) {
-            if (command_line[1] == "run" || command_line[1] == "run-node" || command_line[1] == "embed" || command_line[1] == "merge")
+            if (command_line[1] == "run" || command_line[1] == "run-node" || command_line[1] == "embed" ||
+                command_line[1] == "merge")
                 set_thread_environment(command_line);
             if (command_line[1] == "probe" && command_line.size() != 3)
                 throw Error(Code::kInvalid, "Usage: biophony probe FILE");

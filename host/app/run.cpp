@@ -11,12 +11,15 @@ namespace {
 using Texts = std::vector<std::string>;
 
 void add_schedule_options(options::options_description& described) {
-    described.add_options()("jobs", options::value<int>()->value_name("N"),
-                            "nodes at a time, 1 = one after another; a torch node and a few others where it isn't given. "
-                            "Results don't depend on it");
+    add_format_option(described);
+    described.add_options()(
+        "jobs", options::value<int>()->value_name("N"),
+        "nodes at a time, 1 = one after another; a torch node and a few others where it isn't given. "
+        "Results don't depend on it");
     described.add_options()("keep-going", "where a node fails, go on with all that doesn't depend on it");
-    described.add_options()("to", options::value<Texts>()->value_name("NODE")->composing(),
-                            "this node and what it needs; an id, or a name for all its nodes; may be given several times");
+    described.add_options()(
+        "to", options::value<Texts>()->value_name("NODE")->composing(),
+        "this node and what it needs; an id, or a name for all its nodes; may be given several times");
     described.add_options()("from", options::value<Texts>()->value_name("NODE")->composing(),
                             "this node and what depends on it; with --to what lies between");
     described.add_options()("only", options::value<Texts>()->value_name("NODE")->composing(), "this node alone");
@@ -46,11 +49,14 @@ void read_schedule_options(const options::variables_map& values, RunOptions& run
 
 int run_command(const std::vector<std::string>& arguments) {
     options::variables_map values;
+    options::options_description more;
+    add_schedule_options(more);
     if (!parse_pipeline(
             arguments, "run FILE [options]",
             "Runs a pipeline: every node whose result isn't there yet. Kill it at any time; the next run goes on.",
-            true, values, add_schedule_options))
+            true, values, more))
         return 0;
+    format_of(values);
     int status = 0;
     const Registry registry = make_registry(values);
     const Graph graph = load_pipeline(values, registry, status);
@@ -67,6 +73,10 @@ int run_command(const std::vector<std::string>& arguments) {
     RunResult result;
     try {
         result = run_graph(graph, registry, run, console);
+    } catch (const ProblemsError& error) {
+        console.clear();
+        print_problems(error.problems(), values);
+        return static_cast<int>(error.code());
     } catch (...) {
         console.clear();
         throw;

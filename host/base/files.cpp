@@ -97,8 +97,10 @@ void sync_tree(const fs::path& folder) {
 
 std::string unique_name() {
     static std::atomic<unsigned> count{0};
-    const std::string pid = std::to_string(::getpid());
-    return fmt::format("{}-{}-{}", pid, start_time(pid), count++);
+    // A process that was forked without exec asks for itself.
+    static const std::pair<pid_t, std::string> first{::getpid(), start_time(std::to_string(::getpid()))};
+    const pid_t pid = ::getpid();
+    return fmt::format("{}-{}-{}", pid, pid == first.first ? first.second : start_time(std::to_string(pid)), count++);
 }
 
 bool owner_is_alive(std::string_view name) {
@@ -118,8 +120,10 @@ void write_file_atomically(const fs::path& path, std::string_view content) {
             throw_errno("make the folder", path.parent_path());
         }
     }
-    const fs::path temporary = path.string() + ".tmp-" + unique_name();
-    const int fd = ::open(temporary.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0644);
+    // Of a folder that is synced as a whole nothing is seen before.
+    const bool later = is_synced_later(path);
+    const fs::path temporary = later ? path : fs::path(path.string() + ".tmp-" + unique_name());
+    const int fd = ::open(temporary.c_str(), O_WRONLY | O_CREAT | (later ? O_TRUNC : O_EXCL) | O_CLOEXEC, 0644);
     if (fd < 0) throw_errno("write", temporary);
     auto fail = [&](std::string_view what) {
         const int problem = errno;
@@ -135,11 +139,12 @@ void write_file_atomically(const fs::path& path, std::string_view content) {
         if (put < 0) fail("write");
         done += static_cast<size_t>(put);
     }
-    if (!is_synced_later(path) && ::fsync(fd) != 0) fail("sync");
+    if (!later && ::fsync(fd) != 0) fail("sync");
     if (::close(fd) != 0) {
         ::unlink(temporary.c_str());
         throw_errno("write", path);
     }
+    if (later) return;
     if (::rename(temporary.c_str(), path.c_str()) != 0) {
         const int problem = errno;
         ::unlink(temporary.c_str());

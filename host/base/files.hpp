@@ -18,8 +18,8 @@ void write_file_atomically(const fs::path& path, std::string_view content);
 /// Makes the file's bytes, or the folder's entries, durable. Throws Error(kRunFailed).
 void sync_path(const fs::path& path);
 
-/// While one lives, sync_path() and write_file_atomically() leave out the syncing of what lies below `folder`, in this
-/// thread: whoever made it syncs the whole folder later. Files still appear whole or not at all.
+/// While one lives, sync_path() syncs nothing that lies below `folder`, in this thread, and write_file_atomically()
+/// writes there directly: whoever made the folder syncs and shows it as a whole.
 class SyncLater {
 public:
     explicit SyncLater(const fs::path& folder);

@@ -39,7 +39,11 @@ std::string describe(const Json& value) {
         case Json::value_t::array: return fmt::format("an array of {}", value.size());
         case Json::value_t::string: {
             std::string text = value.dump(-1, ' ', false, Json::error_handler_t::replace);
-            if (text.size() > 60) text = text.substr(0, 57) + "…\"";
+            if (text.size() > 60) {
+                size_t end = 57;
+                while ((static_cast<unsigned char>(text[end]) & 0xC0) == 0x80) --end;  // no halves of characters
+                text = text.substr(0, end) + "…\"";
+            }
             return "the string " + text;
         }
         case Json::value_t::boolean: return value.get<bool>() ? "true" : "false";

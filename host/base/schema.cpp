@@ -3,7 +3,12 @@
 #include <fmt/format.h>
 
 #include <functional>
+#include <map>
+#include <memory>
+#include <mutex>
 #include <set>
+
+#define VALIJSON_USE_EXCEPTIONS 1  // without, it ends the program
 #include <valijson/adapters/nlohmann_json_adapter.hpp>
 #include <valijson/schema.hpp>
 #include <valijson/schema_parser.hpp>
@@ -67,6 +72,42 @@ const Json* schema_at(const Json& schema, const std::vector<std::string>& path) 
             return nullptr;
     }
     return at;
+}
+
+/// What valijson is given: without "format", which says nothing that it checks, and for which it throws where the value
+/// is no string.
+Json without_formats(const Json& schema) {
+    if (schema.is_array()) {
+        Json out = Json::array();
+        for (const Json& inner : schema) out.push_back(without_formats(inner));
+        return out;
+    }
+    if (!schema.is_object()) return schema;
+    Json out = Json::object();
+    for (const auto& [key, inner] : schema.items()) {
+        if (key == "format") continue;
+        if (key == "properties" && inner.is_object())
+            for (const auto& [name, property] : inner.items()) out[key][name] = without_formats(property);
+        else if (key == "default" || key == "enum" || key == "const")
+            out[key] = inner;
+        else
+            out[key] = without_formats(inner);
+    }
+    return out;
+}
+
+/// Compiled once: nodes of one type are held against the same schema. Throws where valijson can't use it. [any thread]
+std::shared_ptr<const valijson::Schema> compiled(const Json& schema) {
+    static std::mutex mutex;
+    static std::map<std::string, std::shared_ptr<const valijson::Schema>> known;
+    const std::string text = schema.dump();
+    const std::lock_guard lock(mutex);
+    if (const auto found = known.find(text); found != known.end()) return found->second;
+    const Json checked = without_formats(schema);
+    auto made = std::make_shared<valijson::Schema>();
+    valijson::SchemaParser().populateSchema(valijson::adapters::NlohmannJsonAdapter(checked), *made);
+    if (known.size() >= 1000) known.clear();
+    return known[text] = made;
 }
 
 /// valijson names a place as "<root>[a][b]".
@@ -171,11 +212,9 @@ void apply_schema(const Json& schema, Json& value, std::string_view pointer, std
                      fmt::format("the parameter {} is missing, expected {}", name.dump(),
                                  expected_by(schema["properties"].value(name.get<std::string>(), Json::object())))});
 
-    valijson::Schema compiled;
-    valijson::SchemaParser parser;
-    const valijson::adapters::NlohmannJsonAdapter schema_adapter(schema);
+    std::shared_ptr<const valijson::Schema> rules;
     try {
-        parser.populateSchema(schema_adapter, compiled);
+        rules = compiled(schema);
     } catch (const std::exception& error) {
         problems.push_back(
             {Code::kPlugin, {.pointer = root}, fmt::format("the schema itself can't be used: {}", error.what())});
@@ -184,7 +223,7 @@ void apply_schema(const Json& schema, Json& value, std::string_view pointer, std
     valijson::Validator validator(valijson::Validator::kStrongTypes);
     valijson::ValidationResults results;
     const valijson::adapters::NlohmannJsonAdapter value_adapter(value);
-    if (validator.validate(compiled, value_adapter, &results)) return;
+    if (validator.validate(*rules, value_adapter, &results)) return;
 
     // valijson reports a place once for itself and once for each parent ("failed to validate against properties");
     // the deepest place is the useful one, and one message per place is enough.
@@ -223,7 +262,8 @@ void apply_schema(const Json& schema, Json& value, std::string_view pointer, std
                 message += fmt::format("; did you mean '{}'?", near);
         }
         bool already_told = false;
-        for (const auto& problem : problems) already_told |= problem.where.pointer.starts_with(where);
+        for (const auto& problem : problems)
+            already_told |= problem.where.pointer == where || problem.where.pointer.starts_with(where + "/");
         if (!already_told) problems.push_back({Code::kInvalid, {.pointer = where}, message});
     }
     // Rules about the object as a whole (anyOf of required keys …) have no place of their own.

@@ -237,6 +237,10 @@ private:
             const std::string address = pointer_join(key.address, field);
             Traced over;
             if (!substitute(definition_, address, {}, &instance, address, over)) return;
+            if (!over.value.is_object())
+                return definition_.problem(over.address(""),
+                                           fmt::format("found {}, expected an object{}", describe(over.value),
+                                                       used_note(over.address(""), address)));
             lay_over(node.params, over);
             laid.emplace_back(field, std::move(over));
         }
@@ -595,7 +599,7 @@ private:
                         output.nodes.push_back(n);
                     else
                         definition_.problem(at, fmt::format("'{}' comes twice into the output '{}'; keep one",
-                                                            expansion_.instances[n].id, name));
+                                                            expansion_.instances[n].id, output.name));
             });
             outputs.push_back(std::move(output));
         }

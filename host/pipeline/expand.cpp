@@ -486,7 +486,9 @@ std::string by_id(const Definition& definition, const std::string& given) {
 
 void put_node_overrides(Definition& definition, const Expansion& expansion, const Overrides& overrides, bool users,
                         std::set<std::string>& done) {
-    for (const auto& [given, value] : overrides.set) {
+    for (const auto& change : overrides.set) {
+        const std::string& given = change.first;  // clang 14 captures no structured bindings
+        const Json& value = change.second;
         const std::string section = given.substr(0, given.find('.'));
         if (section == "params" || section == "axes" || (!users && done.contains(given))) continue;
         const std::string name = by_id(definition, given);

@@ -29,6 +29,11 @@ std::vector<size_t> Graph::users_of(size_t n) const {
 }
 
 std::pair<std::string, Json> parse_set(std::string_view text) {
+    try {
+        (void)Json(text).dump();
+    } catch (const Json::exception&) {
+        throw Error(Code::kInvalid, "--set: what stands behind it is not valid UTF-8");
+    }
     const size_t equals = text.find('=');
     const std::string name(text.substr(0, equals));
     if (equals == std::string_view::npos || name.empty())
@@ -41,11 +46,6 @@ std::pair<std::string, Json> parse_set(std::string_view text) {
     if (problems.empty()) return {name, parsed.value()};
     // JSON with an own fault, like a key that stands twice, was hardly meant as a text.
     if (Json::accept(value)) throw Error(Code::kInvalid, problems[0].message, problems[0].where);
-    try {
-        (void)Json(value).dump();
-    } catch (const Json::exception&) {
-        throw Error(Code::kInvalid, "the value is not valid UTF-8", {.file = "--set " + name});
-    }
     return {name, Json(value)};
 }
 
@@ -123,6 +123,11 @@ Graph make_graph(std::string text, const std::filesystem::path& file, const Over
         GraphNode node{
             .id = instance.id, .stem = key.stem, .type = nodes[n].type, .item = nodes[n].item, .seed = nodes[n].seed};
         for (const Axis* axis : key.axes) node.axes.emplace_back(axis->name, instance.axes.at(axis->name)->text);
+        for (const auto& [port, sources] : nodes[n].inputs)
+            node.places[pointer_join("/in", port)] = definition.where(pointer_join(key.address + "/in", port));
+        for (const auto& [name, value] : nodes[n].params.value.items())
+            node.places[pointer_join("/with", name)] =
+                definition.where(nodes[n].params.address(pointer_join("", name)));
         node.params = std::move(nodes[n].params.value);
         node.inputs = std::move(nodes[n].inputs);
         node.names = std::move(nodes[n].names);

@@ -116,9 +116,9 @@ private:
 
 std::vector<std::string> command_of(const Launch& launch, const Job& job) {
     std::vector<std::string> command = launch.prefix;
-    for (const std::string& word : {launch.program.string(), std::string("run-node"), launch.pipeline.string(),
-                                    job.node->id, std::string("--store"), launch.store.string(),
-                                    std::string("--threads"), std::to_string(launch.threads)})
+    for (const std::string& word :
+         {launch.program.string(), std::string("run-node"), launch.pipeline.string(), job.node->id,
+          std::string("--store"), launch.store.string(), std::string("--threads"), std::to_string(launch.threads)})
         command.push_back(word);
     std::error_code ignored;
     for (const fs::path& folder : launch.plugin_folders)
@@ -194,8 +194,8 @@ StoredResult LaunchExecutor::execute(const Job& job) {
         throw Error(Code::kInternal, fmt::format("the launched program was ended by signal {} ({}){}", WTERMSIG(status),
                                                  ::strsignal(WTERMSIG(status)), said.empty() ? "" : "; " + said));
     // The schedule says the node again.
-    if (const std::string where = Where{.node = job.node->id}.text() + ": "; said.starts_with(where))
-        said.erase(0, where.size());
+    if (const std::string where = Where{.node = job.node->id}.text() + ": "; said.find(where) != std::string::npos)
+        said.erase(said.find(where), where.size());
     const int exit = WEXITSTATUS(status);
     if (exit != 0 && exit != kSkippedFilesStatus)
         throw Error(code_of(exit),

@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -14,6 +15,10 @@
 #include <mutex>
 #include <set>
 #include <thread>
+#include <ctime>
+#include <fstream>
+#include <sstream>
+#include <tuple>
 
 #include "base/sha256.hpp"
 
@@ -80,14 +85,20 @@ const std::string& machine() {
     return name;
 }
 
-/// Whether nobody goes on with this folder of tmp: its process has ended, or, on another machine, it is a week old.
-bool is_left_over(const fs::path& folder) {
-    const std::string name = folder.filename().string();
+/// "<machine>~<process>-…", for what processes leave in a store.
+std::string own_name() {
+    return machine() + "~" + unique_name();
+}
+
+/// Whether nobody goes on with this entry of the store: its process has ended, or, on another machine, it is a week
+/// old.
+bool is_left_over(const fs::path& path) {
+    const std::string name = path.filename().string();
     const size_t at = name.find('~');
     if (at == std::string::npos) return !owner_is_alive(name);
     if (std::string_view(name).substr(0, at) == machine()) return !owner_is_alive(name.substr(at + 1));
     std::error_code problem;
-    const auto written = fs::last_write_time(folder, problem);
+    const auto written = fs::last_write_time(path, problem);
     return !problem && fs::file_time_type::clock::now() - written > std::chrono::hours(24 * 7);
 }
 
@@ -96,29 +107,23 @@ const std::string& this_boot() {
     return boot;
 }
 
-/// Neither atomic nor synced.
-void write_plainly(const fs::path& path, std::string_view content) {
-    const int fd = ::open(path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
-    if (fd < 0) throw_errno("write", path);
-    bool good = true;
-    while (good && !content.empty()) {
+void write_all(int fd, std::string_view content, const fs::path& path) {
+    while (!content.empty()) {
         const ssize_t put = ::write(fd, content.data(), content.size());
         if (put < 0 && errno == EINTR) continue;
-        good = put >= 0;
-        if (good) content.remove_prefix(static_cast<size_t>(put));
+        if (put < 0) throw_errno("write", path);
+        content.remove_prefix(static_cast<size_t>(put));
     }
-    const int problem = errno;
-    if (::close(fd) != 0) throw_errno("write", path);
-    errno = problem;
-    if (!good) throw_errno("write", path);
 }
+
+constexpr size_t kKeyDigits = 64;
 
 }  // namespace
 
 /// Brings results to the disk, in a thread of its own.
 class Store::Syncing {
 public:
-    explicit Syncing(fs::path root) : root_(std::move(root)) {}
+    explicit Syncing(fs::path root) : root_(std::move(root)), list_(root_ / "unsynced" / own_name()) {}
     ~Syncing() {
         {
             const std::lock_guard lock(mutex_);
@@ -126,19 +131,35 @@ public:
         }
         wake_.notify_all();
         if (thread_.joinable()) thread_.join();
+        if (fd_ < 0) return;
+        ::close(fd_);
+        std::error_code ignored;
+        fs::remove(list_, ignored);
     }
     Syncing(const Syncing&) = delete;
     Syncing& operator=(const Syncing&) = delete;
 
-    fs::path mark(const std::string& key) const { return root_ / "unsynced" / key; }
-    bool has(const std::string& key) const {
+    /// The result with this key is about to appear.
+    void announce(const std::string& key) {
         const std::lock_guard lock(mutex_);
-        return waiting_.contains(key) || working_.contains(key);
+        if (fd_ < 0) {
+            fd_ = ::open(list_.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
+            if (fd_ < 0) throw_errno("write", list_);
+            write_all(fd_, this_boot() + "\n", list_);
+        }
+        write_all(fd_, key + "\n", list_);
+        ++announced_;
+    }
+    /// It didn't.
+    void retract() {
+        const std::lock_guard lock(mutex_);
+        --announced_;
     }
     /// The result with this key lies in `folder`.
     void add(const std::string& key, const fs::path& folder) {
         {
             const std::lock_guard lock(mutex_);
+            --announced_;
             waiting_[key] = folder;
             if (!thread_.joinable()) thread_ = std::thread([this] { work(); });
         }
@@ -171,6 +192,14 @@ private:
             sync(working_);
             lock.lock();
             working_.clear();
+            // Keys that are on the list for longer than they need cost a comparison after a power loss, no more.
+            if (waiting_.empty() && announced_ == 0 && fd_ >= 0 && ::ftruncate(fd_, 0) == 0) {
+                try {
+                    write_all(fd_, this_boot() + "\n", list_);
+                } catch (const Error& error) {
+                    if (!failure_) failure_ = error;
+                }
+            }
             done_.notify_all();
         }
     }
@@ -187,9 +216,8 @@ private:
                 ::close(fd);
                 errno = problem;
                 if (result != 0) throw_errno("sync", root_);
-                for (const auto& [key, folder] : batch) unmark(key);
             } catch (const Error& error) {
-                for (const auto& [key, folder] : batch) withdraw(key, folder, error);
+                for (const auto& [key, folder] : batch) withdraw(folder, error);
             }
             return;
         }
@@ -201,35 +229,28 @@ private:
             } catch (const std::exception& error) {
                 std::error_code ignored;
                 if (fs::exists(folder, ignored))  // else somebody has removed it
-                    withdraw(key, folder, Error(Code::kRunFailed, error.what()));
+                    withdraw(folder, Error(Code::kRunFailed, error.what()));
             }
         }
         try {
             parents.insert(root_ / "objects");
             for (const fs::path& parent : parents) sync_path(parent);
         } catch (const Error& error) {
-            for (const auto& [key, folder] : batch) withdraw(key, folder, error);
-            return;
+            for (const auto& [key, folder] : batch) withdraw(folder, error);
         }
-        for (const auto& [key, folder] : batch) unmark(key);
     }
-    void unmark(const std::string& key) const {
+    void withdraw(const fs::path& folder, const Error& error) {
+        const fs::path aside = root_ / "tmp" / own_name();
         std::error_code ignored;
-        fs::remove(mark(key), ignored);
-    }
-    void withdraw(const std::string& key, const fs::path& folder, const Error& error) {
-        const fs::path aside = root_ / "tmp" / (machine() + "~" + unique_name());
-        std::error_code ignored;
-        if (::rename(folder.c_str(), aside.c_str()) == 0) {
-            unmark(key);
-            fs::remove_all(aside, ignored);
-        }
+        if (::rename(folder.c_str(), aside.c_str()) == 0) fs::remove_all(aside, ignored);
         const std::lock_guard lock(mutex_);
         if (!failure_) failure_ = error;
     }
 
-    fs::path root_;
-    mutable std::mutex mutex_;
+    fs::path root_, list_;
+    int fd_ = -1;           ///< of the list
+    size_t announced_ = 0;  ///< results that are on it and not yet in place
+    std::mutex mutex_;
     std::condition_variable wake_, done_;
     std::map<std::string, fs::path> waiting_, working_;
     std::optional<Error> failure_;
@@ -239,19 +260,44 @@ private:
 
 Store::Store(fs::path root) : root_(fs::absolute(std::move(root)).lexically_normal()) {
     for (const char* folder : {"objects", "tmp", "unsynced"}) make_folders(root_ / folder);
+    in_use_ = std::make_shared<const StoreLock>(root_, StoreLock::Kind::kShared);
     std::error_code ignored;
     for (const auto& entry : fs::directory_iterator(root_ / "tmp", ignored))
         if (is_left_over(entry.path())) fs::remove_all(entry.path(), ignored);
-    // A kill between the mark and the rename leaves a mark of nothing.
-    for (const auto& entry : fs::directory_iterator(root_ / "unsynced", ignored))
-        if (entry.path().filename().string().size() < 2 ||
-            (!fs::exists(object(entry.path().filename().string()), ignored) &&
-             fs::file_time_type::clock::now() - entry.last_write_time(ignored) > std::chrono::hours(1)))
-            fs::remove(entry.path(), ignored);
     syncing_ = std::make_unique<Syncing>(root_);
+    for (const auto& entry : fs::directory_iterator(root_ / "unsynced", ignored))
+        if (is_left_over(entry.path())) take_over(entry.path());
 }
 
 Store::~Store() = default;
+
+void Store::take_over(const fs::path& list) const {
+    std::string text;
+    try {
+        text = read_file(list);
+    } catch (const Error&) {
+        return;  // another process was faster
+    }
+    const size_t first = text.find('\n');
+    const bool same_boot = first != std::string::npos && std::string_view(text).substr(0, first) == this_boot();
+    for (size_t at = first == std::string::npos ? text.size() : first + 1; at + kKeyDigits < text.size();
+         at += kKeyDigits + 1) {
+        const std::string key = text.substr(at, kKeyDigits);
+        const fs::path folder = object(key);
+        std::error_code ignored;
+        if (!fs::exists(folder, ignored)) continue;
+        // A process that was killed has lost nothing.
+        const std::optional<StoredResult> result = find(key);
+        if (!same_boot && (!result || !intact(*result))) {
+            fs::remove_all(folder, ignored);
+        } else {
+            syncing_->announce(key);
+            syncing_->add(key, folder);
+        }
+    }
+    std::error_code ignored;
+    fs::remove(list, ignored);
+}
 
 void Store::settle() const {
     syncing_->settle();
@@ -272,17 +318,6 @@ std::optional<StoredResult> Store::find(const std::string& key) const {
         for (const Json& file : result.record.at("files"))
             if (fs::file_size(folder / file.at("name").get<std::string>()) != file.at("bytes").get<uint64_t>())
                 return std::nullopt;
-        if (const fs::path mark = syncing_->mark(key); fs::exists(mark, problem) && !syncing_->has(key)) {
-            // Whoever made it was killed before it was synced, or is about to. In the same boot nothing is lost.
-            bool trusted = false;
-            try {
-                trusted = read_file(mark) == this_boot();
-            } catch (const Error&) {
-                trusted = !fs::exists(mark, problem);  // it was synced just now
-            }
-            if (!trusted && !intact(result)) return std::nullopt;
-            syncing_->add(key, folder);
-        }
     } catch (const std::exception&) {
         return std::nullopt;  // somebody changed it; it is made again
     }
@@ -290,7 +325,7 @@ std::optional<StoredResult> Store::find(const std::string& key) const {
 }
 
 fs::path Store::make_temporary() const {
-    const fs::path folder = root_ / "tmp" / (machine() + "~" + unique_name());
+    const fs::path folder = root_ / "tmp" / own_name();
     make_folders(folder);
     return folder;
 }
@@ -304,31 +339,42 @@ StoredResult Store::put(const fs::path& temporary, std::string key, const Json& 
     result.record["key"] = result.key;
     result.record["digest"] = result.digest;
     result.record["files"] = files;
-    write_plainly(temporary / "result.json", result.record.dump(2) + "\n");
+    {
+        const SyncLater later(temporary);
+        write_file_atomically(temporary / "result.json", result.record.dump(2) + "\n");
+    }
     for (const auto& entry : fs::recursive_directory_iterator(temporary))
         if (entry.is_regular_file() && ::chmod(entry.path().c_str(), 0444) != 0) throw_errno("protect", entry.path());
 
     result.folder = object(result.key);
     make_folders(result.folder.parent_path());
-    if (!fs::exists(result.folder)) write_plainly(syncing_->mark(result.key), this_boot());
-    if (::rename(temporary.c_str(), result.folder.c_str()) != 0) {
-        if (errno != ENOTEMPTY && errno != EEXIST) throw_errno("rename to", result.folder);
-        std::error_code ignored;
-        // Another process was faster: equal keys mean equal bytes. If they aren't, what is there is damaged or of a
-        // build that wasn't deterministic, and what was made now counts.
-        if (std::optional<StoredResult> there = find(result.key);
-            there && there->digest == result.digest && intact(*there)) {
-            fs::remove_all(temporary, ignored);
-            return *there;
-        }
-        const fs::path aside = root_ / "tmp" / (machine() + "~" + unique_name());
-        write_plainly(syncing_->mark(result.key), this_boot());
-        if (::rename(result.folder.c_str(), aside.c_str()) != 0) throw_errno("move away", result.folder);
-        fs::remove_all(aside, ignored);
-        if (::rename(temporary.c_str(), result.folder.c_str()) != 0) throw_errno("rename to", result.folder);
+    syncing_->announce(result.key);
+    try {
+        show(temporary, result);
+    } catch (...) {
+        syncing_->retract();
+        throw;
     }
     syncing_->add(result.key, result.folder);
     return result;
+}
+
+void Store::show(const fs::path& temporary, StoredResult& result) const {
+    if (::rename(temporary.c_str(), result.folder.c_str()) == 0) return;
+    if (errno != ENOTEMPTY && errno != EEXIST) throw_errno("rename to", result.folder);
+    std::error_code ignored;
+    // Another process was faster: equal keys mean equal bytes. If they aren't, what is there is damaged or of a build
+    // that wasn't deterministic, and what was made now counts.
+    if (std::optional<StoredResult> there = find(result.key);
+        there && there->digest == result.digest && intact(*there)) {
+        fs::remove_all(temporary, ignored);
+        result = *std::move(there);
+        return;
+    }
+    const fs::path aside = root_ / "tmp" / own_name();
+    if (::rename(result.folder.c_str(), aside.c_str()) != 0) throw_errno("move away", result.folder);
+    fs::remove_all(aside, ignored);
+    if (::rename(temporary.c_str(), result.folder.c_str()) != 0) throw_errno("rename to", result.folder);
 }
 
 bool Store::intact(const StoredResult& result) const {
@@ -351,6 +397,197 @@ void Store::verify(const StoredResult& result) const {
                                     found.substr(0, 12), expected.substr(0, 12), result.folder.string()),
                         {.file = path.string()});
     }
+}
+
+void Store::used(const StoredResult& result) const {
+    constexpr time_t kOften = 3600;  // seconds
+    const fs::path path = result.folder / "result.json";
+    struct stat status {};
+    if (::stat(path.c_str(), &status) != 0 || std::time(nullptr) - status.st_mtim.tv_sec < kOften) return;
+    (void)::utimensat(AT_FDCWD, path.c_str(), nullptr, 0);  // a store that can't be written to isn't pruned either
+}
+
+namespace {
+
+/// "biophony run p.json (process 123)" for each process that holds the lock, as far as the system tells.
+std::vector<std::string> holders_of(const fs::path& lock) {
+    struct stat status {};
+    std::vector<std::string> out;
+    if (::stat(lock.c_str(), &status) != 0) return out;
+    // "1: FLOCK  ADVISORY  READ 123 fd:01:4711 0 EOF"; the device isn't everywhere the one that stat() tells.
+    std::ifstream locks("/proc/locks");
+    for (std::string line; std::getline(locks, line);) {
+        std::istringstream fields(line);
+        std::string number, kind, mode, access, pid, file;
+        fields >> number >> kind >> mode >> access >> pid >> file;
+        if (kind != "FLOCK" || !file.ends_with(":" + std::to_string(status.st_ino)) || pid == "0") continue;
+        std::ifstream in("/proc/" + pid + "/cmdline");
+        std::string command((std::istreambuf_iterator<char>(in)), {});
+        std::replace(command.begin(), command.end(), '\0', ' ');
+        while (command.ends_with(' ')) command.pop_back();
+        out.push_back(command.empty() ? "process " + pid : fmt::format("{} (process {})", command, pid));
+    }
+    std::sort(out.begin(), out.end());
+    out.erase(std::unique(out.begin(), out.end()), out.end());
+    return out;
+}
+
+bool is_key(const std::string& name) {
+    return name.size() >= 3 && name.find_first_not_of("0123456789abcdef") == std::string::npos;
+}
+
+}  // namespace
+
+StoreLock::StoreLock(const fs::path& root, Kind kind) {
+    const fs::path path = root / "lock";
+    const bool exclusive = kind == Kind::kExclusive;
+    fd_ = ::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0666);
+    if (fd_ < 0) fd_ = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
+    if (fd_ < 0) {
+        if (!exclusive) return;
+        throw_errno("lock", path);
+    }
+    while (::flock(fd_, exclusive ? LOCK_EX | LOCK_NB : LOCK_SH) != 0) {
+        if (errno == EINTR) continue;
+        const int problem = errno;
+        ::close(fd_);
+        fd_ = -1;
+        if (!exclusive) return;
+        errno = problem;
+        if (problem != EWOULDBLOCK) throw_errno("lock", path);
+        const std::vector<std::string> holders = holders_of(path);
+        throw Error(Code::kRunFailed,
+                    fmt::format("the store is in use by {}; nothing was removed",
+                                holders.empty() ? "another process" : fmt::format("{}", fmt::join(holders, ", "))),
+                    {.file = root.string()});
+    }
+}
+
+StoreLock::~StoreLock() {
+    if (fd_ >= 0) ::close(fd_);
+}
+
+std::string StoreEntry::text(const char* name) const {
+    if (!record.is_object()) return {};
+    const Json value = record.value(name, Json());
+    return value.is_string() ? value.get<std::string>() : std::string();
+}
+
+double StoreEntry::seconds() const {
+    if (!record.is_object()) return 0;
+    const Json value = record.value("seconds", Json());
+    return value.is_number() ? value.get<double>() : 0;
+}
+
+std::vector<StoreEntry> list_store(const fs::path& root) {
+    std::error_code problem;
+    if (!fs::is_directory(root / "objects", problem))
+        throw Error(Code::kInvalid,
+                    fs::exists(root, problem) ? "is no store: it lacks the folder 'objects'" : "there is no such store",
+                    {.file = root.string()});
+    std::vector<StoreEntry> out;
+    for (const auto& part : fs::directory_iterator(root / "objects")) {
+        if (!part.is_directory()) continue;
+        for (const auto& folder : fs::directory_iterator(part.path(), problem)) {
+            StoreEntry entry{.key = folder.path().filename().string(), .folder = folder.path()};
+            if (!is_key(entry.key) || entry.key.substr(0, 2) != part.path().filename()) continue;
+            struct stat status {};
+            if (::stat((entry.folder / "result.json").c_str(), &status) == 0 ||
+                ::stat(entry.folder.c_str(), &status) == 0)
+                entry.used = status.st_mtim.tv_sec;
+            try {
+                entry.record = Json::parse(read_file(entry.folder / "result.json"), nullptr, false);
+                if (!entry.record.is_object()) entry.record = nullptr;
+                if (entry.record.is_object())
+                    for (const Json& file : entry.record.at("files")) entry.bytes += file.at("bytes").get<uint64_t>();
+            } catch (const std::exception&) {
+                entry.record = nullptr;
+            }
+            if (entry.record.is_null()) {
+                entry.bytes = 0;
+                for (const auto& file : fs::recursive_directory_iterator(entry.folder, problem))
+                    if (file.is_regular_file()) entry.bytes += file.file_size();
+            }
+            out.push_back(std::move(entry));
+        }
+    }
+    std::sort(out.begin(), out.end(), [](const StoreEntry& a, const StoreEntry& b) { return a.key < b.key; });
+    return out;
+}
+
+std::vector<std::string> faults_of(const StoreEntry& entry) {
+    std::error_code problem;
+    if (!fs::exists(entry.folder / "result.json", problem)) return {"result.json is missing"};
+    if (!entry.record.is_object()) return {"result.json can't be read"};
+    std::vector<std::string> out;
+    try {
+        if (entry.record.at("key") != entry.key) out.push_back("result.json is that of another key");
+        const Json files = entry.record.at("files");
+        if (entry.record.at("digest") != digest_of(files, false)) out.push_back("the digest is not that of the files");
+        for (const Json& file : files) {
+            const std::string name = file.at("name");
+            const fs::path path = entry.folder / name;
+            if (!fs::is_regular_file(path, problem))
+                out.push_back(name + " is missing");
+            else if (const uint64_t bytes = fs::file_size(path), expected = file.at("bytes"); bytes != expected)
+                out.push_back(fmt::format("{} has {} bytes, expected {}", name, bytes, expected));
+            else if (sha256_file(path) != file.at("sha256"))
+                out.push_back(name + " was changed");
+        }
+    } catch (const Json::exception&) {
+        out.push_back("result.json lacks what it should have");
+    } catch (const Error& error) {
+        out.push_back(error.what());
+    }
+    return out;
+}
+
+std::vector<StoreEntry> choose_for_pruning(std::vector<StoreEntry> entries, std::optional<int64_t> before,
+                                           std::optional<uint64_t> keep_bytes) {
+    std::sort(entries.begin(), entries.end(), [](const StoreEntry& a, const StoreEntry& b) {
+        return std::tie(a.used, a.key) < std::tie(b.used, b.key);
+    });
+    uint64_t left = 0;
+    for (const StoreEntry& entry : entries) left += entry.bytes;
+    size_t count = 0;
+    for (; count < entries.size(); ++count) {
+        const StoreEntry& entry = entries[count];
+        if (!(before && entry.used < *before) && !(keep_bytes && left > *keep_bytes)) break;
+        left -= entry.bytes;
+    }
+    entries.resize(count);
+    return entries;
+}
+
+Removed remove_results(const fs::path& root, const std::vector<StoreEntry>& entries, bool dry_run) {
+    std::optional<StoreLock> lock;
+    if (!dry_run) lock.emplace(root, StoreLock::Kind::kExclusive);
+    Removed removed;
+    for (const StoreEntry& entry : entries) {
+        std::error_code problem;
+        // Between the look at the store and the lock a run may have used it, or another process removed it.
+        struct stat status {};
+        if (::stat((entry.folder / "result.json").c_str(), &status) == 0 && status.st_mtim.tv_sec > entry.used)
+            continue;
+        removed.bytes += entry.bytes;
+        for (const auto& file : fs::recursive_directory_iterator(entry.folder, problem))
+            if (file.is_regular_file(problem) && file.hard_link_count(problem) > 1)
+                removed.held += file.file_size(problem);
+        if (dry_run) continue;
+        // First out of the way in one step, so that a kill leaves no half of it.
+        make_folders(root / "tmp");
+        const fs::path aside = root / "tmp" / (machine() + "~" + unique_name());
+        if (::rename(entry.folder.c_str(), aside.c_str()) != 0) {
+            if (errno == ENOENT) continue;
+            throw_errno("remove", entry.folder);
+        }
+        fs::remove_all(aside, problem);
+        if (problem) {
+            errno = problem.value();
+            throw_errno("remove", aside);
+        }
+    }
+    return removed;
 }
 
 }  // namespace biophony

@@ -2,16 +2,18 @@
 //
 //   <store>/objects/ab/abcdef…/      the result's files, read-only, and result.json: key record, digest, hashes, timing
 //   <store>/tmp/<machine>~<process>/ results being made; left-overs of dead processes are removed
-//   <store>/unsynced/<key>           this result may not be on the disk yet; holds the boot in which it was made
+//   <store>/unsynced/<machine>~<process>   the boot, and the keys of results that may not be on the disk yet
+//   <store>/lock                     held shared by every Store, exclusively while results are removed
 //
 // A result is written into tmp and renamed into place, so a kill at any moment leaves the old state or the new. Syncing
-// follows behind, several results at a time: a power loss in between can damage results whose mark in unsynced/ says so,
-// and these are compared with their hashes before they are taken; one that is damaged is made again. (This trusts the
-// file system to keep the order of its folders' changes, as journals do.) After settle() everything is on the disk.
+// follows behind, many results at a time. Where a power loss came in between, the next process that opens the store
+// finds the list, compares those results with their hashes and removes what is damaged. (This trusts the file system to
+// keep the order of its folders' changes, as journals do.) After settle() everything is on the disk.
 // Several processes, of several machines too, may use one store: whoever renames first wins, and equal keys mean equal
 // bytes.
 #pragma once
 
+#include <cstdint>
 #include <filesystem>
 #include <memory>
 #include <optional>
@@ -32,10 +34,26 @@ struct StoredResult {
     Json record;         ///< result.json
 };
 
+/// A store's lock file, held until the end of this object or of the process.
+class StoreLock {
+public:
+    enum class Kind { kShared, kExclusive };
+    /// Shared: waits for who removes results; where the file system has no locks, or the store can't be written to, it
+    /// goes on without. Exclusive: throws Error(kRunFailed) that names the processes that hold it.
+    StoreLock(const fs::path& root, Kind kind);
+    ~StoreLock();
+    StoreLock(const StoreLock&) = delete;
+    StoreLock& operator=(const StoreLock&) = delete;
+
+private:
+    int fd_ = -1;
+};
+
 /// Any thread; several at once.
 class Store {
 public:
-    /// Makes the folders and clears what dead processes left. Throws Error(kRunFailed).
+    /// Makes the folders and clears what dead processes left. Until its end no result is removed by another process.
+    /// Throws Error(kRunFailed).
     explicit Store(fs::path root);
     ~Store();  ///< settles, and tells no failure
     Store(const Store&) = delete;
@@ -50,16 +68,57 @@ public:
     StoredResult put(const fs::path& temporary, std::string key, const Json& about) const;
     /// Compares every file with its hash. Throws Error(kRunFailed) that names the first that differs and what to do.
     void verify(const StoredResult& result) const;
-    /// Waits until all that this object has put or found is on the disk. Throws Error(kRunFailed) where a result couldn't
-    /// be synced; it is taken out of the store again.
+    /// Waits until all that this object has put or found is on the disk. Throws Error(kRunFailed) where a result
+    /// couldn't be synced; it is taken out of the store again.
     void settle() const;
+    /// Notes that the result was used now, for pruning: the time of its result.json, set once an hour at most.
+    void used(const StoredResult& result) const;
 
 private:
     class Syncing;
     bool intact(const StoredResult& result) const;
+    /// Renames `temporary` to the result's folder; `result` becomes what is there where that is the same.
+    void show(const fs::path& temporary, StoredResult& result) const;
+    /// Sees to the results on a dead process's list in unsynced/.
+    void take_over(const fs::path& list) const;
     fs::path object(const std::string& key) const;
     fs::path root_;
     std::unique_ptr<Syncing> syncing_;
+    std::shared_ptr<const StoreLock> in_use_;
 };
+
+/// A result as the store's keeper sees it.
+struct StoreEntry {
+    std::string key;
+    fs::path folder;
+    Json record;         ///< result.json; null where it is missing or can't be read
+    uint64_t bytes = 0;  ///< of its files
+    int64_t used = 0;    ///< when it was last used or made, in seconds since 1970
+
+    std::string text(const char* name) const;  ///< of the record: "node", "type"; empty where there is none
+    double seconds() const;                    ///< how long it took; 0 where that isn't known
+};
+
+/// All results of a store, by key. Writes nothing and holds no lock, so results may come and go meanwhile. Throws
+/// Error(kInvalid) where the folder is no store.
+std::vector<StoreEntry> list_store(const fs::path& root);
+
+/// What is wrong with a result: missing and changed files, an unreadable result.json; empty where nothing is. Reads all
+/// of its bytes.
+std::vector<std::string> faults_of(const StoreEntry& entry);
+
+/// What removing results freed.
+struct Removed {
+    uint64_t bytes = 0;  ///< of the results
+    uint64_t held = 0;   ///< of these, what stays on the disk, because run directories link the files
+};
+
+/// Removes results whole. Throws Error(kRunFailed) where a process uses the store. `dry_run` = only says what would be.
+Removed remove_results(const fs::path& root, const std::vector<StoreEntry>& entries, bool dry_run);
+
+/// Which results prune takes: those last used before `before` (seconds since 1970), then the least recently used ones
+/// until the others have at most `keep_bytes`.
+std::vector<StoreEntry> choose_for_pruning(std::vector<StoreEntry> entries, std::optional<int64_t> before,
+                                           std::optional<uint64_t> keep_bytes);
 
 }  // namespace biophony

@@ -11,6 +11,7 @@ Work::Work(const Graph& graph, const Registry& registry, const RunOptions& optio
       options_(options),
       observer_(observer),
       store_(options.store),
+      keys_(graph, registry, options.host, options.threads),
       executor_(std::move(executor)),
       done_(graph.nodes.size()) {
     if (executor_ == nullptr && !options.launch.prefix.empty()) {
@@ -31,7 +32,8 @@ std::optional<std::string> Work::key_of(size_t i, Json& record) const {
             digests.back().push_back(done_[source]->result.digest);
         }
     }
-    return node_key(graph_, graph_.nodes[i], digests, registry_, options_.host, options_.threads, record);
+    record = keys_.record(i, digests);
+    return key_of_record(record);
 }
 
 bool Work::take(size_t i) {
@@ -44,6 +46,7 @@ bool Work::take(size_t i) {
 bool Work::take(size_t i, const std::string& key) {
     std::optional<StoredResult> found = store_.find(key);
     if (!found) return false;
+    store_.used(*found);
     set(i, std::move(*found), true);
     return true;
 }
@@ -57,6 +60,8 @@ void Work::set(size_t i, StoredResult result, bool cached) {
 
 Job Work::job_of(size_t i, std::string key, Json record) const {
     Job job{.node = &graph_.nodes[i], .key = std::move(key), .record = std::move(record), .cancel = options_.cancel};
+    // Nodes that look at the world have no key of it; but what they were asked for is told, too.
+    if (job.record.is_null()) key_of(i, job.record);
     for (const auto& [port, sources] : graph_.nodes[i].inputs)
         for (const size_t source : sources)
             job.inputs[port].push_back({graph_.nodes[source].id, &done_[source]->result});

@@ -142,6 +142,33 @@ TEST_CASE("schemas fill defaults and name every problem") {
     CHECK(schema_problems(schema, R"({"file": "x", "list": [{"use": "a"}, {}]})") ==
           std::vector<std::string>{"/with/list/1: the parameter \"use\" is missing"});
     CHECK(schema_problems(schema, "[]") == std::vector<std::string>{"/with: found an array of 0, expected an object"});
+    // A problem of one name hides none of a name that begins with it.
+    CHECK(schema_problems(schema, R"({"file": 1, "files": 1})") ==
+          std::vector<std::string>{"/with/files: unknown parameter 'files'; did you mean 'file'?",
+                                   "/with/file: found the number 1, expected a text"});
+}
+
+TEST_CASE("schemas are held against values of any kind") {
+    const std::string schema = R"({"properties": {"file": {"type": "string", "format": "path"},
+        "files": {"type": "array", "items": {"type": "string", "format": "path"}},
+        "format": {"enum": ["wav"], "default": "wav"}}})";
+    for (const char* value : {"1", "null", "[\"a\"]", "{\"a\": 1}", "true", "0.5"}) {
+        INFO(value);
+        const std::string found = describe(Json::parse(value));
+        CHECK(schema_problems(schema, std::string(R"({"file": )") + value + "}") ==
+              std::vector<std::string>{"/with/file: found " + found + ", expected a path"});
+        CHECK(schema_problems(schema, std::string(R"({"files": ["a", )") + value + "]}") ==
+              std::vector<std::string>{"/with/files/1: found " + found + ", expected a path"});
+    }
+    CHECK(schema_problems(schema, R"({"format": "mp3"})").size() == 1);
+    CHECK(schema_problems(R"({"properties": {"a": {"type": "strong"}}})", "{}").at(0).find("can't be used") !=
+          std::string::npos);
+}
+
+TEST_CASE("messages are UTF-8, whatever they are about") {
+    std::string text(56, 'a');
+    for (int i = 0; i < 6; ++i, text += "a") CHECK_NOTHROW(canonical(describe(text + "é…é")));
+    for (const std::string& found : problems_of("{\"a\": \"\xff\"}")) CHECK_NOTHROW(canonical(found));
 }
 
 TEST_CASE("paths are resolved where the schema says so") {

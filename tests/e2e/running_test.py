@@ -145,7 +145,7 @@ class Running(unittest.TestCase):
     def test_control_c_while_a_data_set_is_decoded(self):
         with Folder() as folder:
             # A file that takes long to look at: many recordings, each read and hashed.
-            rows = ["file,label"]
+            rows = ["path,label"]
             write_wav(folder.path / "sounds" / "0.wav", seconds=20, rate=48000)
             for i in range(4000):
                 name = folder.path / "sounds" / f"{i}.wav"

@@ -17,6 +17,8 @@
 #include <vector>
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size);
+/// Fuzzers may have one, for what they read.
+extern "C" __attribute__((weak)) size_t LLVMFuzzerCustomMutator(uint8_t* data, size_t size, size_t most, unsigned seed);
 
 namespace {
 
@@ -40,6 +42,12 @@ public:
 
     Bytes next() {
         Bytes out = corpus_[below(corpus_.size())];
+        if (LLVMFuzzerCustomMutator != nullptr && below(4) != 0) {
+            const size_t size = out.size();
+            out.resize(size + 1024);
+            out.resize(LLVMFuzzerCustomMutator(out.data(), size, out.size(), static_cast<unsigned>(random_())));
+            return out;
+        }
         for (size_t i = 1 + below(4); i-- > 0;) change(out);
         return out;
     }

@@ -86,3 +86,52 @@ TEST_CASE("what dead processes left is cleared, what living ones make is not") {
     const Store second(folder.path / "store");
     CHECK(fs::exists(mine));
 }
+
+TEST_CASE("after a power loss what might be damaged is compared, and what is damaged removed") {
+    Folder folder;
+    const std::string good(64, 'a'), bad(64, 'b'), unlisted(64, 'c');
+    {
+        const Store store(folder.path / "store");
+        for (const std::string& key : {good, bad, unlisted}) {
+            const StoredResult made = put(store, key, "one");
+            if (key == good) continue;
+            ::chmod((made.folder / "a.txt").c_str(), 0644);
+            std::ofstream(made.folder / "a.txt") << "two";
+        }
+        store.settle();
+    }
+    CHECK(fs::is_empty(folder.path / "store" / "unsynced"));
+    const std::string boot = read_file("/proc/sys/kernel/random/boot_id");
+    for (const bool same_boot : {true, false}) {
+        // The last line is cut, as where a process was killed while it wrote.
+        std::ofstream(folder.path / "store" / "unsynced" / "999999999-1-0")
+            << (same_boot ? boot : "another boot\n") << bad << "\n"
+            << good << "\n"
+            << unlisted.substr(0, 20);
+        const Store store(folder.path / "store");
+        CHECK(store.find(good));
+        CHECK(store.find(unlisted));
+        CHECK(store.find(bad).has_value() == same_boot);
+        CHECK(!fs::exists(folder.path / "store" / "unsynced" / "999999999-1-0"));
+        CHECK_NOTHROW(store.settle());
+    }
+    // A living process looks after its own.
+    const Store living(folder.path / "store");
+    put(living, std::string(64, 'd'), "x");
+    const auto lists =
+        std::distance(fs::directory_iterator(folder.path / "store" / "unsynced"), fs::directory_iterator());
+    const Store second(folder.path / "store");
+    CHECK(lists == 1);
+    CHECK(std::distance(fs::directory_iterator(folder.path / "store" / "unsynced"), fs::directory_iterator()) == 1);
+}
+
+TEST_CASE("what other machines make in the store is let be for a week") {
+    Folder folder;
+    const fs::path tmp = folder.path / "store" / "tmp";
+    fs::create_directories(tmp / "elsewhere~1-1-0");
+    fs::create_directories(tmp / "elsewhere~1-1-1");
+    fs::last_write_time(tmp / "elsewhere~1-1-1", fs::file_time_type::clock::now() - std::chrono::hours(24 * 8));
+    const Store store(folder.path / "store");
+    CHECK(fs::exists(tmp / "elsewhere~1-1-0"));
+    CHECK(!fs::exists(tmp / "elsewhere~1-1-1"));
+}

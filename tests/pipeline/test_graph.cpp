@@ -408,7 +408,7 @@ TEST_CASE("--set values are JSON where they can be, else text") {
     CHECK(parse_set("a.b=") == Pair{"a.b", ""});
     CHECK(parse_set("a.b={taxon}") == Pair{"a.b", "{taxon}"});
     CHECK(parse_set("a.b=007") == Pair{"a.b", "007"});
-    for (const char* bad : {"", "seed", "=7", "a.b={\"x\": 1, \"x\": 2}", "a.b=\xff"}) {
+    for (const char* bad : {"", "seed", "=7", "a.b={\"x\": 1, \"x\": 2}", "a.b=\xff", "a.\xff=1"}) {
         INFO(bad);
         try {
             parse_set(bad);
