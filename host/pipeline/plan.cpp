@@ -52,7 +52,7 @@ size_t distance(const Json& then, const PlannedNode& planned) {
                 ++(digest.empty() ? unknown : added);
         // One that isn't there yet may turn out to be any of those.
         const size_t lost = gone.size() - std::min(gone.size(), unknown);
-        count += std::max({added, lost, size_t{unknown == 0}});
+        count += std::max(added + lost, size_t{unknown == 0});
     }
     return count;
 }

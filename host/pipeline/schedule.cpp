@@ -221,6 +221,8 @@ struct Schedule::State {
     }
     void make(size_t i, Live& progress) {
         guarded(i, [&] {
+            // What looks each time wasn't looked up; its record still tells what it was made from.
+            if (graph.nodes[i].type->volatile_source) (void)work.key_of(i, records[i]);
             Job job = work.job_of(i, keys[i], std::move(records[i]));
             job.progress = &progress;
             job.log = [&](std::string_view line) {
