@@ -34,6 +34,10 @@ int run_command(const std::vector<std::string>& arguments);
 int run_node_command(const std::vector<std::string>& arguments);
 int embed_command(const std::vector<std::string>& arguments);
 int convert_command(const std::vector<std::string>& arguments);
+int explain_command(const std::vector<std::string>& arguments);
+int graph_command(const std::vector<std::string>& arguments);
+int cache_command(const std::vector<std::string>& arguments);
+int diff_command(const std::vector<std::string>& arguments);
 
 namespace options = boost::program_options;
 
@@ -48,11 +52,15 @@ void add_plugin_options(options::options_description& described);
 Registry make_registry(const options::variables_map& values, bool probe = true);
 
 /// parse() for a command that takes a pipeline: FILE, --set, --params, --plugin-path; where it `runs` one, also --out,
-/// --store, --threads and --no-cache.
-/// `add_more` adds a command's own options; `second` is the name of a second argument.
+/// --store, --threads and --no-cache. A second positional argument is there for a command that has one in `more`, named
+/// "_second".
 bool parse_pipeline(const std::vector<std::string>& arguments, const char* usage, const char* summary, bool runs,
-                    options::variables_map& values, void (*add_more)(options::options_description&) = nullptr,
-                    const char* second = nullptr);
+                    options::variables_map& values, const options::options_description& more = {});
+/// --format text|json; format_of() throws Error(kInvalid) for another one.
+void add_format_option(options::options_description& described);
+std::string format_of(const options::variables_map& values);
+/// Where results are kept: --store, else $BIOPHONY_STORE, else a folder in the user's cache folder.
+std::filesystem::path store_of(const options::variables_map& values);
 /// Reads, checks and expands the pipeline. Prints all problems to standard error and sets `status` where there are any.
 Graph load_pipeline(const options::variables_map& values, const Registry& registry, int& status);
 

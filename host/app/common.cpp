@@ -95,16 +95,15 @@ void add_run_options(options::options_description& described) {
 }  // namespace
 
 bool parse_pipeline(const std::vector<std::string>& arguments, const char* usage, const char* summary, bool runs,
-                    options::variables_map& values, void (*add_more)(options::options_description&),
-                    const char* second) {
+                    options::variables_map& values, const options::options_description& more) {
     options::options_description described;
     add_pipeline_options(described);
     if (runs) add_run_options(described);
-    if (add_more != nullptr) add_more(described);
+    described.add(more);
     add_plugin_options(described);
     options::positional_options_description positional;
     positional.add("_file", 1);
-    if (second != nullptr) positional.add(second, 1);
+    if (more.find_nothrow("_second", false) != nullptr) positional.add("_second", 1);
     return parse(arguments, usage, summary, described, positional, values);
 }
 
@@ -120,8 +119,7 @@ Graph load_pipeline(const options::variables_map& values, const Registry& regist
             } catch (const Error& error) {
                 throw Error(Code::kInvalid, error.message(), error.where());
             }
-            const JsonText json = JsonText::parse(text, file, problems);
-            if (problems.empty()) overrides.params_files.emplace_back(fs::absolute(file), json.value());
+            overrides.params_files.push_back(JsonText::parse(std::move(text), file, problems));
         }
     if (values.count("set") > 0)
         for (const std::string& text : values["set"].as<std::vector<std::string>>())
@@ -147,14 +145,31 @@ Graph load_pipeline(const options::variables_map& values, const Registry& regist
     return graph;
 }
 
+void add_format_option(options::options_description& described) {
+    described.add_options()("format", options::value<std::string>()->value_name("text|json")->default_value("text"),
+                            "for people, or one JSON value for programs");
+}
+
+std::string format_of(const options::variables_map& values) {
+    const std::string format = values["format"].as<std::string>();
+    const std::vector<std::string> known = {"text", "json"};
+    if (std::find(known.begin(), known.end(), format) == known.end())
+        throw Error(Code::kInvalid,
+                    fmt::format("--format: found '{}', expected text or json{}", format, did_you_mean(format, known)));
+    return format;
+}
+
+fs::path store_of(const options::variables_map& values) {
+    if (values.count("store") > 0) return values["store"].as<std::string>();
+    const char* store = std::getenv("BIOPHONY_STORE");
+    return store != nullptr && *store != 0 ? fs::path(store) : cache_folder() / "store";
+}
+
 RunOptions run_options(const options::variables_map& values, const std::vector<std::string>& command_line) {
     RunOptions run;
     run.out = values.count("out") > 0 ? fs::path(values["out"].as<std::string>())
                                       : fs::path("runs") / fs::path(values["_file"].as<std::string>()).stem();
-    const char* store = std::getenv("BIOPHONY_STORE");
-    run.store = values.count("store") > 0         ? fs::path(values["store"].as<std::string>())
-                : store != nullptr && *store != 0 ? fs::path(store)
-                                                  : cache_folder() / "store";
+    run.store = store_of(values);
     const int threads = values.count("threads") > 0
                             ? values["threads"].as<int>()
                             : static_cast<int>(std::clamp(std::thread::hardware_concurrency(), 1u, 16u));
@@ -181,7 +196,9 @@ void leave(const Error& error) {
 }
 
 void print_problems(const std::vector<Diagnostic>& problems) {
-    for (const Diagnostic& problem : problems) fmt::print(stderr, "{}\n", problem.text());
+    constexpr size_t kMostShown = 100;
+    for (size_t i = 0; i < std::min(problems.size(), kMostShown); ++i) fmt::print(stderr, "{}\n", problems[i].text());
+    if (problems.size() > kMostShown) fmt::print(stderr, "… and {} more\n", problems.size() - kMostShown);
     fmt::print(stderr, "biophony: {} problem{}\n", problems.size(), problems.size() == 1 ? "" : "s");
 }
 

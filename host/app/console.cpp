@@ -16,6 +16,10 @@ std::string duration(double seconds) {
     return fmt::format("{:.0f} h {:02.0f} min", std::floor(seconds / 3600), std::fmod(seconds / 60, 60));
 }
 
+std::string about(double seconds) {
+    return seconds < 1 ? "<1 s" : duration(seconds);
+}
+
 namespace {
 
 double since(std::chrono::steady_clock::time_point begin) {

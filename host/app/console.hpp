@@ -10,6 +10,8 @@ namespace biophony::app {
 
 /// "12 s", "3 min 05 s", "3 h 20 min".
 std::string duration(double seconds);
+/// The same for times that nobody counts: "<1 s".
+std::string about(double seconds);
 
 /// Writes to standard error. Work that takes less than two seconds shows no progress. One thread at a time.
 class Console : public RunObserver, public Progress {

@@ -1,37 +1,108 @@
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <map>
+
 #include "app/command.hpp"
 #include "app/console.hpp"
 
 namespace biophony::app {
 
+namespace {
+
+std::string use_of(const GraphNode& node) {
+    return node.item == nullptr ? node.type->name : node.item->name();
+}
+
+void print_records(const Plan& plan, const Graph& graph, const std::string& file) {
+    Json nodes = Json::array();
+    for (const PlannedNode& planned : plan.nodes) {
+        const GraphNode& node = *planned.node;
+        Json inputs = Json::object();
+        for (const auto& [port, sources] : node.inputs) {
+            inputs[port] = Json::array();
+            for (const size_t source : sources) inputs[port].push_back(graph.nodes[source].id);
+        }
+        Json waits = Json::array();
+        for (const size_t source : planned.waits) waits.push_back(graph.nodes[source].id);
+        nodes.push_back({{"id", node.id},
+                         {"use", use_of(node)},
+                         {"state", to_string(planned.state)},
+                         {"reason", planned.reason},
+                         {"key", planned.key.empty() ? Json(nullptr) : Json(planned.key)},
+                         {"folder", planned.result ? Json(planned.result->folder.string()) : Json(nullptr)},
+                         {"inputs", inputs},
+                         {"waits", waits},
+                         {"implied", node.implied},
+                         {"seconds", planned.seconds ? Json(*planned.seconds) : Json(nullptr)}});
+    }
+    const Json out = {
+        {"format", "biophony-plan/0"}, {"pipeline", file},        {"nodes", nodes},
+        {"to_run", plan.to_run},       {"seconds", plan.seconds}, {"without_estimate", plan.without_estimate}};
+    fmt::print("{}\n", out.dump(1, ' ', false, Json::error_handler_t::replace));
+}
+
+/// The nodes' own reasons, those of the most nodes first; what waits for others and has none follows from them.
+void print_reasons(const Plan& plan) {
+    std::map<std::string, size_t> counts;
+    size_t follow = 0;
+    for (const PlannedNode& planned : plan.nodes) {
+        if (planned.state != PlannedNode::State::kRun || planned.earlier == nullptr) continue;
+        const std::vector<std::string> reasons = planned.difference.in_words(planned.node->type->name);
+        follow += reasons.empty() && !planned.waits.empty() ? 1 : 0;
+        for (const std::string& reason : reasons) ++counts[reason];
+    }
+    std::vector<std::pair<std::string, size_t>> sorted(counts.begin(), counts.end());
+    std::stable_sort(sorted.begin(), sorted.end(), [](const auto& a, const auto& b) { return a.second > b.second; });
+    constexpr size_t kShown = 5;
+    for (size_t i = 0; i < std::min(kShown, sorted.size()); ++i)
+        fmt::print("  {:>5}  {}\n", sorted[i].second, sorted[i].first);
+    if (sorted.size() > kShown) fmt::print("         … and {} more\n", sorted.size() - kShown);
+    if (follow > 0) fmt::print("  {:>5}  only wait for others, and may turn out unchanged\n", follow);
+}
+
+}  // namespace
+
 int plan_command(const std::vector<std::string>& arguments) {
     options::variables_map values;
+    options::options_description more;
+    add_format_option(more);
     if (!parse_pipeline(
             arguments, "plan FILE [options]",
-            "Says for each node whether its result is there or would be made, and why. Data sets are looked at; "
-            "nothing else runs.",
-            true, values))
+            "Says for each node whether its result is there or would be made, why, and about how long that takes. Data "
+            "sets are looked at; nothing else runs.",
+            true, values, more))
         return 0;
+    const std::string format = format_of(values);
     int status = 0;
     const Registry registry = make_registry(values);
     const Graph graph = load_pipeline(values, registry, status);
     if (status != 0) return status;
     Console console;
-    const std::vector<PlannedNode> plan = plan_graph(graph, registry, run_options(values, {}), console);
+    const Plan plan = plan_graph(graph, registry, run_options(values, {}), console);
     console.clear();
-    size_t width = 4, to_run = 0;
-    for (const PlannedNode& planned : plan) width = std::max(width, planned.node->id.size());
-    for (const PlannedNode& planned : plan) {
-        const char* state = planned.state == PlannedNode::State::kCached  ? "cached"
-                            : planned.state == PlannedNode::State::kLooks ? "looks"
-                                                                          : "run";
-        to_run += planned.state == PlannedNode::State::kRun ? 1 : 0;
-        fmt::print("{:<7} {:<{}}  {:<12} {}{}\n", state, planned.node->id, width,
-                   planned.node->item == nullptr ? planned.node->type->name : planned.node->item->name(),
-                   planned.reason, planned.node->implied ? " (implied by the table)" : "");
+    if (format == "json") {
+        print_records(plan, graph, values["_file"].as<std::string>());
+        return 0;
     }
-    fmt::print("{} of {} nodes to run\n", to_run, plan.size());
+    size_t width = 4, use_width = 3;
+    for (const PlannedNode& planned : plan.nodes) {
+        width = std::max(width, planned.node->id.size());
+        use_width = std::max(use_width, use_of(*planned.node).size());
+    }
+    for (const PlannedNode& planned : plan.nodes)
+        fmt::print("{:<7} {:<{}}  {:<{}}  {:>9}  {}{}\n", to_string(planned.state), planned.node->id, width,
+                   use_of(*planned.node), use_width,
+                   planned.state != PlannedNode::State::kRun || !planned.seconds ? "" : about(*planned.seconds),
+                   planned.reason, planned.node->implied ? " (implied)" : "");
+    fmt::print("{} of {} nodes to run", plan.to_run, plan.nodes.size());
+    if (plan.to_run > plan.without_estimate) fmt::print(", about {}", about(plan.seconds));
+    if (plan.without_estimate == plan.to_run && plan.to_run > 0)
+        fmt::print("; how long they take isn't known, as none ran before with this store");
+    else if (plan.without_estimate > 0)
+        fmt::print(" and {} that never ran before", plan.without_estimate);
+    fmt::print("\n");
+    print_reasons(plan);
     return 0;
 }
 

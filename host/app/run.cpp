@@ -46,10 +46,12 @@ void read_schedule_options(const options::variables_map& values, RunOptions& run
 
 int run_command(const std::vector<std::string>& arguments) {
     options::variables_map values;
+    options::options_description more;
+    add_schedule_options(more);
     if (!parse_pipeline(
             arguments, "run FILE [options]",
             "Runs a pipeline: every node whose result isn't there yet. Kill it at any time; the next run goes on.",
-            true, values, add_schedule_options))
+            true, values, more))
         return 0;
     int status = 0;
     const Registry registry = make_registry(values);

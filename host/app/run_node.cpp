@@ -14,7 +14,7 @@ namespace {
 using Texts = std::vector<std::string>;
 
 void add_node_options(options::options_description& described) {
-    described.add_options()("_node", options::value<std::string>()->required(), "");
+    described.add_options()("_second", options::value<std::string>()->required(), "");
     described.add_options()("given", options::value<Texts>()->value_name("NODE=KEY")->composing(),
                             "an input's result, by its key in the store; may be given several times");
 }
@@ -36,11 +36,13 @@ std::map<std::string, std::string> given_results(const options::variables_map& v
 
 int run_node_command(const std::vector<std::string>& arguments) {
     options::variables_map values;
+    options::options_description more;
+    add_node_options(more);
     if (!parse_pipeline(arguments, "run-node FILE NODE [options]",
                         "Runs one node: takes its inputs from the store, puts its result there, and prints one line of "
                         "JSON: node, key, digest, state (cached or made) and seconds. Data sets among its inputs are "
                         "looked at.",
-                        true, values, add_node_options, "_node"))
+                        true, values, more))
         return 0;
     if (values.count("out") > 0)
         throw Error(Code::kInvalid, "--out: run-node makes no run directory; its result is in the store");
@@ -49,7 +51,7 @@ int run_node_command(const std::vector<std::string>& arguments) {
     const Registry registry = make_registry(values);
     const Graph graph = load_pipeline(values, registry, status);
     if (status != 0) return status;
-    const std::string name = values["_node"].as<std::string>();
+    const std::string name = values["_second"].as<std::string>();
     const size_t index = graph.index_of(name);
     if (index == graph.nodes.size()) {
         std::vector<std::string> names;

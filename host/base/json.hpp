@@ -27,7 +27,8 @@ struct Diagnostic {
 /// Where each value of a JSON text begins, by JSON pointer; and the keys that stand twice in one object.
 class JsonText {
 public:
-    /// Strict: one value, no comments, no trailing text, no duplicate keys, nested at most 200 deep, valid UTF-8.
+    /// Strict: one value, no comments, no trailing text, no duplicate keys, nested at most 200 deep, valid UTF-8, no
+    /// whole number that would become another one, no key of more than 1000 bytes.
     /// Problems are appended to `problems` with file:line:column; the value is then null (or has the last duplicate).
     static JsonText parse(std::string text, std::string file, std::vector<Diagnostic>& problems);
 
@@ -35,6 +36,8 @@ public:
     const std::string& file() const { return file_; }
     /// The place of the value at `pointer`, or of the nearest enclosing value that the text has.
     Where where(std::string_view pointer) const;
+    /// Whether the text itself has a value at `pointer`.
+    bool has(std::string_view pointer) const { return places_.contains(pointer); }
 
 private:
     Json value_;

@@ -32,8 +32,12 @@ std::string nearest(std::string_view word, std::span<const std::string> candidat
     const std::string wanted = lower(word);
     size_t best = std::max<size_t>(2, word.size() / 3) + 1;
     std::string found;
+    size_t left = 1000;  // comparing a word with ten thousand others takes longer than it helps
     for (const std::string& candidate : candidates) {
-        if (candidate.size() > 200) continue;
+        if (candidate.size() > 200 || candidate.size() + best <= wanted.size() ||
+            wanted.size() + best <= candidate.size())
+            continue;
+        if (left-- == 0) break;
         const size_t distance = edit_distance(wanted, lower(candidate));
         // A name that shares nothing with the word is no help, however short both are.
         if (distance < best && distance < std::max(wanted.size(), candidate.size())) {

@@ -7,6 +7,8 @@
 #include <limits>
 #include <queue>
 #include <set>
+#include <unordered_map>
+#include <unordered_set>
 
 #include "base/nearest.hpp"
 #include "base/schema.hpp"
@@ -18,6 +20,22 @@ namespace fs = std::filesystem;
 bool is_node_kind(std::string_view name) {
     return name == "dataset" || name == "encoder";
 }
+
+namespace {
+
+/// More connections than this are no pipeline that anybody could run.
+constexpr size_t kMostEdges = 2'000'000;
+/// All values of all nodes' parameters, with axes and params put in.
+constexpr size_t kMostValuesInAll = 4'000'000;
+
+size_t size_of(const Json& value) {
+    size_t size = 1;
+    if (value.is_structured())
+        for (const auto& inner : value) size += size_of(inner);
+    return size;
+}
+
+}  // namespace
 
 Json parameters_of(const NodeType& type, const ItemInfo* item) {
     Json schema = type.parameters;
@@ -37,20 +55,6 @@ Json parameters_of(const NodeType& type, const ItemInfo* item) {
 
 namespace {
 
-/// "'clips.csv'": what in the folder of a missing file is called much the same.
-std::string nearest_file(const fs::path& missing) {
-    std::vector<std::string> names;
-    std::error_code failed;
-    if (!fs::is_directory(missing.parent_path(), failed))
-        return fmt::format("; the folder {} isn't there either", missing.parent_path().string());
-    for (fs::directory_iterator at(missing.parent_path(), failed), end; !failed && at != end && names.size() < 10'000;
-         at.increment(failed))
-        names.push_back(at->path().filename().string());
-    std::sort(names.begin(), names.end());
-    const std::string near = nearest(missing.filename().string(), names);
-    return near.empty() ? "" : fmt::format("; did you mean '{}'?", near);
-}
-
 /// Calls each(pointer, text) for every string.
 void collect_strings(const Json& value, const std::string& pointer,
                      const std::function<void(const std::string&, const std::string&)>& each) {
@@ -59,14 +63,6 @@ void collect_strings(const Json& value, const std::string& pointer,
         for (const auto& [key, inner] : value.items()) collect_strings(inner, pointer_join(pointer, key), each);
     if (value.is_array())
         for (size_t i = 0; i < value.size(); ++i) collect_strings(value[i], fmt::format("{}/{}", pointer, i), each);
-}
-
-/// Calls each(pointer) for every value that both set; what they set side by side in one object is no such thing.
-void set_by_both(const Json& a, const Json& b, const std::string& pointer,
-                 const std::function<void(const std::string&)>& each) {
-    if (!a.is_object() || !b.is_object()) return each(pointer);
-    for (const auto& [name, inner] : a.items())
-        if (b.contains(name)) set_by_both(inner, b[name], pointer_join(pointer, name), each);
 }
 
 class Checker {
@@ -78,27 +74,31 @@ public:
           registry_(registry),
           nodes_(expansion.instances.size()) {}
 
-    std::vector<CheckedNode> run() {
+    std::vector<CheckedNode> run(std::vector<GraphOutput>& outputs) {
         check_params();
+        edges_known_ = definition_.broken_users().empty();
         for (const NodeKey& key : expansion_.keys) {
             edges_known_ &= !key.broken;
             if (!key.broken) check_fields(key);
         }
-        for (size_t n = 0; n < nodes_.size(); ++n) {
+        for (size_t n = 0; n < nodes_.size() && go_on(); ++n) {
             if (!definition_.find(key_of(n).address)->is_object()) continue;
             find_type(n);
             find_seed(n);
             if (nodes_[n].type != nullptr) find_params(n);
         }
-        for (size_t n = 0; n < nodes_.size(); ++n) find_inputs(n);
-        for (size_t n = 0; n < nodes_.size(); ++n) check_by_type(n);
-        find_circles();
-        if (edges_known_) find_unused();
+        for (size_t n = 0; n < nodes_.size() && go_on(); ++n) find_inputs(n);
+        for (size_t n = 0; n < nodes_.size() && go_on(); ++n) check_by_type(n);
+        if (go_on()) find_outputs(outputs);
+        if (go_on()) find_circles();
+        if (edges_known_ && go_on()) find_unused(outputs);
         return std::move(nodes_);
     }
 
 private:
     const NodeKey& key_of(size_t n) const { return expansion_.keys[expansion_.instances[n].key]; }
+
+    bool go_on() const { return !too_large_ && !definition_.too_many_problems(); }
 
     /// Params that nobody uses must be sound, too; and circles are told once, here.
     void check_params() {
@@ -125,16 +125,7 @@ private:
                 definition_.problem(address, fmt::format("unknown key '{}'{}", field, did_you_mean(field, kFields)));
                 continue;
             }
-            std::vector<std::string> names;
-            bool stands = false;
-            for (size_t i = 0; i < key.count && !key.axes.empty(); ++i) {
-                const Instance& instance = expansion_.instances[key.first + i];
-                names.push_back("with" + instance.id.substr(key.stem.size()));
-                stands |= open_axes(field, key, instance) >= 0;
-            }
-            if (!stands)
-                definition_.problem(address, fmt::format("'{}' names none of the nodes that '{}' stands for{}", field,
-                                                         key.key, did_you_mean(field, names)));
+            check_overlay_field(definition_, expansion_, key, field);
         }
     }
 
@@ -245,9 +236,19 @@ private:
             lay_over(node.params, over);
             laid.emplace_back(field, std::move(over));
         }
-        if (!check_overlays(key, instance, laid)) return;
+        if (!check_overlays(definition_, key, instance, laid)) return;
+        values_ += size_of(node.params.value);
+        if (values_ > kMostValuesInAll) {
+            too_large_ = true;
+            return definition_.problem(with,
+                                       fmt::format("with params and axes put in, all nodes together have more than {} "
+                                                   "values in their parameters, expected fewer",
+                                                   kMostValuesInAll));
+        }
         std::vector<Diagnostic> problems;
-        const Json schema = parameters_of(*node.type, node.item);
+        const auto [known, first] = schemas_.try_emplace({node.type, node.item});
+        if (first) known->second = parameters_of(*node.type, node.item);
+        const Json& schema = known->second;
         apply_schema(schema, node.params.value, "", problems);
         if (problems.empty()) {
             resolve_paths(schema, node.params.value, "", [&](std::string_view pointer) {
@@ -264,32 +265,6 @@ private:
         }
         node.params_are_good = problems.empty();
         tell(n, problems);
-    }
-
-    /// What two overlays set that leave equally many axes open must be said by a more particular one.
-    bool check_overlays(const NodeKey& key, const Instance& instance,
-                        const std::vector<std::pair<std::string, Traced>>& laid) {
-        bool good = true;
-        for (size_t b = 1; b < laid.size(); ++b)
-            for (size_t a = 0; a < b; ++a) {
-                const int open = open_axes(laid[a].first, key, instance);
-                if (open != open_axes(laid[b].first, key, instance)) continue;
-                set_by_both(laid[a].second.value, laid[b].second.value, "", [&](const std::string& pointer) {
-                    if (std::any_of(laid.begin(), laid.end(), [&](const auto& other) {
-                            return open_axes(other.first, key, instance) < open &&
-                                   other.second.value.contains(Json::json_pointer(pointer));
-                        }))
-                        return;
-                    good = false;
-                    definition_.problem(
-                        laid[b].second.address(pointer),
-                        fmt::format("'{}' sets '{}' of '{}', too, and neither stands for fewer axes; set "
-                                    "it in 'with{}'",
-                                    laid[a].first, pointer.substr(1), instance.id,
-                                    instance.id.substr(key.stem.size())));
-                });
-            }
-        return good;
     }
 
     void find_inputs(size_t n) {
@@ -319,7 +294,16 @@ private:
             if (node.type != nullptr && port == nullptr) {
                 edges_known_ = false;
                 misspelt.insert(nearest(name, ports));
-                definition_.problem(at,
+                // Of a pipeline's node, where the name of the port stands, not what is given to it.
+                const Inlined* inlined = definition_.inlined(key.key);
+                const std::string own =
+                    inlined == nullptr
+                        ? at
+                        : pointer_join(
+                              pointer_join(pointer_join("/pipelines", inlined->pipeline) + "/nodes", inlined->name) +
+                                  "/in",
+                              name);
+                definition_.problem(own,
                                     fmt::format("{} has no port '{}'{}", node.type->name, name,
                                                 ports.empty() ? "; it takes no inputs" : did_you_mean(name, ports)));
                 continue;
@@ -356,36 +340,28 @@ private:
             return wrong(address, fmt::format("the list is empty, expected at least one {} for the port '{}' of {}",
                                               any_of(port->types), name, node.type->name));
         std::vector<size_t>& inputs = node.inputs[name];
-        std::vector<std::pair<std::string, const Json*>> entries;  // place below `address`, what stands there
-        if (sources.is_string())
-            entries.emplace_back("", &sources);
-        else
-            for (const auto& [key, source] : sources.items()) entries.emplace_back(pointer_join("", key), &source);
-        for (const auto& [below, entry] : entries) {
-            const Json& source = *entry;
-            const std::string at = address + below;
-            if (!source.is_string()) {
-                wrong(at, fmt::format("found {}, expected the name of a node", describe(source)));
-                continue;
-            }
-            const std::string text = source;
-            std::vector<size_t> found;
-            bool starred = false;
-            if (!resolve(n, text, at, found, starred)) {
+        std::unordered_set<size_t> seen;
+        for_each_reference(sources, address, [&](const std::string& text, const std::string& at) {
+            const Resolved& found = resolve(&expansion_.instances[n], text);
+            if (!found.problem.empty()) return wrong(at, found.problem);
+            if (!found.good) {
                 edges_known_ = false;
-                continue;
+                return;
             }
-            if (named && found.size() != 1) {
-                wrong(at, fmt::format("'{}' gives {} nodes, expected one for a name", text, found.size()));
-                continue;
+            if (named && found.nodes.size() != 1)
+                return wrong(at, fmt::format("'{}' gives {} nodes, expected one for a name", text, found.nodes.size()));
+            if (found.starred && !many)
+                return wrong(
+                    at,
+                    fmt::format("the port '{}' of {} takes one node, '{}' gives {}; '*' is for ports that take lists",
+                                name, node.type->name, text, found.nodes.size()));
+            edges_ += found.nodes.size();
+            if (edges_ > kMostEdges) {
+                too_large_ = true;
+                return wrong(at, fmt::format("with this one, the pipeline has more than {} connections, expected fewer",
+                                             kMostEdges));
             }
-            if (starred && !many) {
-                wrong(at,
-                      fmt::format("the port '{}' of {} takes one node, '{}' gives {}; '*' is for ports that take lists",
-                                  name, node.type->name, text, found.size()));
-                continue;
-            }
-            for (const size_t f : found) {
+            for (const size_t f : found.nodes) {
                 const NodeType* type = nodes_[f].type;
                 if (f == n) {
                     wrong(at, fmt::format("'{}' uses its own result", expansion_.instances[n].id));
@@ -395,14 +371,30 @@ private:
                     std::find(port->types.begin(), port->types.end(), type->output) == port->types.end())
                     definition_.problem(at, fmt::format("the port '{}' of {} takes {}, '{}' gives {}", name,
                                                         node.type->name, any_of(port->types), text, type->output));
-                if (std::find(inputs.begin(), inputs.end(), f) != inputs.end())
+                if (!seen.insert(f).second)
                     definition_.problem(at, fmt::format("'{}' comes twice into the port '{}'; keep one",
                                                         expansion_.instances[f].id, name));
                 else
                     inputs.push_back(f);
             }
-        }
+        });
         if (port != nullptr && port->named) node.names[name] = named ? keys_of(sources) : names_in_list(inputs);
+    }
+
+    /// Calls each(text, address) for what stands in a port: one name, or a list or an object of names.
+    void for_each_reference(const Json& sources, const std::string& address,
+                            const std::function<void(const std::string&, const std::string&)>& each) {
+        if (sources.is_string()) return each(sources, address);
+        for (const auto& [key, source] : sources.items()) {
+            if (!go_on()) return;
+            const std::string at = pointer_join(address, key);
+            if (source.is_string()) {
+                each(source, at);
+            } else {
+                edges_known_ = false;
+                definition_.problem(at, fmt::format("found {}, expected the name of a node", describe(source)));
+            }
+        }
     }
 
     /// What the sources of a list are called: by their value where each has one axis and no two are alike, else by id.
@@ -417,29 +409,57 @@ private:
         return std::set<std::string>(names.begin(), names.end()).size() == names.size() ? names : ids;
     }
 
-    /// What a reference stands for: "base", "clips[taxon]", "clips[bird]", "score[*,ridge]". False after a problem, and
-    /// where the named node has one itself.
-    bool resolve(size_t n, const std::string& text, const std::string& address, std::vector<size_t>& found,
-                 bool& starred) {
-        const Instance& instance = expansion_.instances[n];
-        auto wrong = [&](const std::string& message) {
-            definition_.problem(address, message);
-            return false;
+    /// What a reference stands for.
+    struct Resolved {
+        std::vector<size_t> nodes;
+        bool starred = false;  ///< may be any number of nodes
+        bool good = false;
+        std::string problem;  ///< what to tell where it isn't; empty where the named node has a problem itself
+        bool own = false;     ///< depends on the node at hand
+    };
+
+    /// What a reference stands for: "base", "clips[taxon]", "clips[bird]", "score[*,ridge]". `instance` is the node at
+    /// hand, null for outputs. Valid until the next call.
+    const Resolved& resolve(const Instance* instance, const std::string& text) {
+        const NodeKey* key = instance == nullptr ? nullptr : &expansion_.keys[instance->key];
+        const Inlined* inside = key == nullptr ? nullptr : definition_.inlined(key->key);
+        std::string name = text;  // nodes of a pipeline see more
+        if (inside != nullptr) name += "\n" + inside->user;
+        if (const auto found = resolved_.find(name); found != resolved_.end()) return found->second;
+        Resolved out = find_nodes(instance, key, inside, text);
+        if (!out.own) return resolved_.emplace(std::move(name), std::move(out)).first->second;
+        last_ = std::move(out);
+        return last_;
+    }
+
+    Resolved find_nodes(const Instance* instance, const NodeKey* key, const Inlined* inside, const std::string& text) {
+        Resolved out;
+        auto wrong = [&](std::string message) {
+            out.problem = std::move(message);
+            return std::move(out);
         };
         const size_t open = text.find('[');
         const std::string stem = text.substr(0, open);
         const NodeKey* target = expansion_.key_of_stem(stem);
-        if (target == nullptr)
-            return wrong(fmt::format("there is no node '{}'{}", stem, did_you_mean(stem, expansion_.stems())));
-        if (target->broken) return false;
+        if (target == nullptr) return find_no_node(stem);
+        if (const Inlined* inlined = definition_.inlined(target->key);
+            inlined != nullptr && !inlined->output && (inside == nullptr || inside->user != inlined->user)) {
+            if (outputs_of(inlined->stem).empty()) return out;  // they have problems themselves
+            return wrong(fmt::format("'{}' is inside of the pipeline '{}', of which others can use {}", stem,
+                                     inlined->pipeline, any_of(outputs_of(inlined->stem))));
+        }
+        if (target->broken) return out;
         const std::vector<const Axis*>& axes = target->axes;
         if (open == std::string::npos) {
             if (axes.empty()) {
-                found.push_back(target->first);
-                return true;
+                out.nodes.push_back(target->first);
+                out.good = true;
+                return out;
             }
-            const bool has_them = std::all_of(axes.begin(), axes.end(),
-                                              [&](const Axis* axis) { return instance.axes.contains(axis->name); });
+            out.own = true;
+            const bool has_them = instance != nullptr && std::all_of(axes.begin(), axes.end(), [&](const Axis* axis) {
+                                      return instance->axes.contains(axis->name);
+                                  });
             std::string stars;
             for (size_t a = 0; a < axes.size(); ++a) stars += a == 0 ? "*" : ",*";
             return wrong(fmt::format(
@@ -455,45 +475,126 @@ private:
             return wrong(fmt::format("found {} in the brackets of '{}', expected {}, for {}", entries.size(), text,
                                      axes.size(), target->names_of_axes()));
         // In the order of the target's axes, the last changing quickest.
-        found = {target->first};
-        size_t stride = target->count;
+        std::vector<size_t> found = {0};
+        size_t stride = target->grid.size();
         for (size_t a = 0; a < axes.size(); ++a) {
             const Axis& axis = *axes[a];
             stride /= axis.values.size();
             std::vector<size_t> values;
             if (entries[a] == "*") {
-                starred = true;
+                out.starred = true;
                 for (size_t v = 0; v < axis.values.size(); ++v) values.push_back(v);
             } else {
                 std::string value = entries[a];
                 std::string note;
                 if (expansion_.axes.contains(entries[a])) {
-                    const auto own = instance.axes.find(entries[a]);
-                    if (own == instance.axes.end())
+                    out.own = true;
+                    if (instance == nullptr)
+                        return wrong(
+                            fmt::format("'{}' means a node's own value of the axis '{}', and an output has none; "
+                                        "use '*' for all, or a value, like '{}'",
+                                        text, entries[a], axis.values.front().text));
+                    const auto own = instance->axes.find(entries[a]);
+                    if (own == instance->axes.end())
                         return wrong(
                             fmt::format("'{}' means this node's own value of the axis '{}', and '{}' has no such axis; "
                                         "use '*' for all, or a "
                                         "value, like '{}'",
-                                        text, entries[a], key_of(n).key, axis.values.front().text));
+                                        text, entries[a], key->key, axis.values.front().text));
                     value = own->second->text;
                     note = fmt::format(", this node's value of '{}',", entries[a]);
                 }
-                std::vector<std::string> texts;
-                for (const AxisValue& candidate : axis.values) texts.push_back(candidate.text);
-                const auto at = std::find(texts.begin(), texts.end(), value);
-                if (at == texts.end()) {
+                const auto at = axis.place.find(value);
+                if (at == axis.place.end()) {
+                    std::vector<std::string> texts;
+                    for (const AxisValue& candidate : axis.values) texts.push_back(candidate.text);
                     if (note.empty()) texts.push_back(axis.name);
                     return wrong(fmt::format("'{}'{} is no value of the axis '{}' of '{}'{}", value, note, axis.name,
                                              stem, did_you_mean(value, texts)));
                 }
-                values.push_back(static_cast<size_t>(at - texts.begin()));
+                values.push_back(at->second);
             }
             std::vector<size_t> next;
             for (const size_t f : found)
                 for (const size_t v : values) next.push_back(f + v * stride);
             found = std::move(next);
         }
-        return true;
+        for (const size_t place : found)
+            if (target->grid[place] < NodeKey::kExcluded) out.nodes.push_back(target->grid[place]);
+        if (out.nodes.empty()) {
+            const std::string by = expansion_.name_of_exclusion(definition_, target->grid[found.front()]);
+            if (out.starred) return wrong(fmt::format("nothing is left of '{}': it is excluded by {}", text, by));
+            std::string id = stem;
+            for (size_t a = 0; a < axes.size(); ++a) {
+                const auto own =
+                    instance == nullptr ? decltype(instance->axes.end()){} : instance->axes.find(entries[a]);
+                const bool is_own =
+                    instance != nullptr && own != instance->axes.end() && expansion_.axes.contains(entries[a]);
+                id += (a == 0 ? "[" : ",") + (is_own ? own->second->text : entries[a]);
+            }
+            id += "]";
+            return wrong(fmt::format(
+                "'{}' is excluded by {}{}", id, by,
+                id == text || instance == nullptr ? std::string() : fmt::format(", and '{}' uses it", instance->id)));
+        }
+        out.good = true;
+        return out;
+    }
+
+    /// What is said of a name that no node has.
+    Resolved find_no_node(const std::string& stem) const {
+        Resolved out;
+        for (const std::string& user : definition_.broken_users())
+            if (stem == user || stem.starts_with(user + ".")) return out;
+        if (const std::vector<std::string> outputs = outputs_of(stem); !outputs.empty())
+            out.problem = fmt::format("'{}' stands for the nodes of a pipeline, of which others can use {}", stem,
+                                      any_of(outputs));
+        else
+            out.problem = fmt::format("there is no node '{}'{}", stem, did_you_mean(stem, expansion_.stems()));
+        return out;
+    }
+
+    /// "one.model", "one.vector" for "one", which uses a pipeline.
+    std::vector<std::string> outputs_of(const std::string& user) const {
+        std::vector<std::string> out;
+        for (const auto& [key, inlined] : definition_.all_inlined())
+            if (inlined.stem == user && inlined.output) out.push_back("'" + key + "'");
+        return out;
+    }
+
+    void find_outputs(std::vector<GraphOutput>& outputs) {
+        constexpr size_t kLongest = 100;
+        const Json named = definition_.json().value("outputs", Json::object());
+        for (const auto& [name, sources] : named.items()) {
+            const std::string address = pointer_join("/outputs", name);
+            if (!is_name(name) || name.size() > kLongest) {
+                definition_.problem(
+                    address, fmt::format("found the name '{}', expected the name of a folder: letters, digits, '_', "
+                                         "'-' and '.', with a letter or '_' in front, at most {}",
+                                         name, kLongest));
+                continue;
+            }
+            if ((!sources.is_string() && !sources.is_array()) || sources.empty()) {
+                edges_known_ = false;
+                definition_.problem(address, fmt::format("found {}, expected the name of a node, or a list of names",
+                                                         describe(sources)));
+                continue;
+            }
+            GraphOutput output{.name = name, .nodes = {}, .many = sources.is_array()};
+            for_each_reference(sources, address, [&](const std::string& text, const std::string& at) {
+                const Resolved& found = resolve(nullptr, text);
+                edges_known_ &= found.good;
+                if (!found.problem.empty()) definition_.problem(at, found.problem);
+                output.many |= found.starred;
+                for (const size_t n : found.nodes)
+                    if (std::find(output.nodes.begin(), output.nodes.end(), n) == output.nodes.end())
+                        output.nodes.push_back(n);
+                    else
+                        definition_.problem(at, fmt::format("'{}' comes twice into the output '{}'; keep one",
+                                                            expansion_.instances[n].id, output.name));
+            });
+            outputs.push_back(std::move(output));
+        }
     }
 
     void check_by_type(size_t n) {
@@ -558,8 +659,10 @@ private:
     }
 
     /// Results that nothing uses are what a pipeline is for, except data and bases, which nobody made.
-    void find_unused() {
+    void find_unused(const std::vector<GraphOutput>& outputs) {
         std::vector<bool> used(nodes_.size(), false);
+        for (const GraphOutput& output : outputs)
+            for (const size_t n : output.nodes) used[n] = true;
         for (const std::vector<size_t>& sources : all_inputs())
             for (const size_t source : sources) used[source] = true;
         for (const NodeKey& key : expansion_.keys) {
@@ -577,14 +680,19 @@ private:
     const NodeTypes& types_;
     const Registry& registry_;
     std::vector<CheckedNode> nodes_;
+    std::map<std::pair<const NodeType*, const ItemInfo*>, Json> schemas_;
+    std::unordered_map<std::string, Resolved> resolved_;  ///< references that mean the same wherever they stand
+    Resolved last_;
+    size_t edges_ = 0, values_ = 0;
+    bool too_large_ = false;   ///< what is left isn't worth its time
     bool edges_known_ = true;  ///< false: a reference could not be followed, so what looks unused may be used
 };
 
 }  // namespace
 
 std::vector<CheckedNode> check_nodes(Definition& definition, const Expansion& expansion, const NodeTypes& types,
-                                     const Registry& registry) {
-    return Checker(definition, expansion, types, registry).run();
+                                     const Registry& registry, std::vector<GraphOutput>& outputs) {
+    return Checker(definition, expansion, types, registry).run(outputs);
 }
 
 std::vector<size_t> order_of(const std::vector<std::vector<size_t>>& inputs) {
@@ -635,6 +743,26 @@ Json effective_pipeline(Definition& definition, const Expansion& expansion, cons
         done.insert(address);
     }
     Json out = definition.json();
+    // What the command line has taken off the axes is no value of theirs in a file that runs by itself.
+    for (const NodeKey& key : expansion.keys)
+        for (const std::string& field : keys_of(out["nodes"][key.key])) {
+            if (!field.starts_with("with[")) continue;
+            bool stands = false;
+            for (size_t i = 0; i < key.count && !stands; ++i)
+                stands = open_axes(field, key, expansion.instances[key.first + i]) >= 0;
+            if (!stands) out["nodes"][key.key].erase(field);
+        }
+    if (out.contains("exclude")) {
+        out["exclude"] = Json::array();
+        for (const Exclusion& exclusion : expansion.exclusions) {
+            if (exclusion.idle) continue;
+            Json entry = Json::object();
+            for (const auto& [axis, values] : exclusion.axes)
+                for (size_t v = 0; v < values.size(); ++v)
+                    if (values[v]) entry[axis->name].push_back(axis->values[v].value);
+            out["exclude"].push_back(std::move(entry));
+        }
+    }
     for (size_t n = 0; n < nodes.size(); ++n)
         for (const std::string& pointer : nodes[n].paths) {
             if (done.contains(nodes[n].params.address(pointer))) continue;

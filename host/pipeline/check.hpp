@@ -26,8 +26,9 @@ struct CheckedNode {
     std::vector<std::string> paths;                         ///< pointers in params of what the schema calls a path
 };
 
+/// `outputs` gets those of the pipeline; their nodes are instances.
 std::vector<CheckedNode> check_nodes(Definition& definition, const Expansion& expansion, const NodeTypes& types,
-                                     const Registry& registry);
+                                     const Registry& registry, std::vector<GraphOutput>& outputs);
 
 /// The order in which every node stands behind its inputs, else as the nodes stand. Shorter than `inputs` where nodes
 /// wait for each other in a circle. `inputs[n]` = the nodes that n uses.

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cctype>
 
+#include "base/files.hpp"
 #include "base/nearest.hpp"
 
 namespace biophony {
@@ -52,10 +53,26 @@ std::string any_of(const std::vector<std::string>& names) {
     return out;
 }
 
+std::string nearest_file(const fs::path& missing) {
+    std::vector<std::string> names;
+    std::error_code failed;
+    if (!fs::is_directory(missing.parent_path(), failed))
+        return fmt::format("; the folder {} isn't there either", missing.parent_path().string());
+    for (fs::directory_iterator at(missing.parent_path(), failed), end; !failed && at != end && names.size() < 10'000;
+         at.increment(failed))
+        names.push_back(at->path().filename().string());
+    std::sort(names.begin(), names.end());
+    const std::string near = nearest(missing.filename().string(), names);
+    return near.empty() ? "" : fmt::format("; did you mean '{}'?", near);
+}
+
 namespace {
 
-const std::vector<std::string> kTopLevel = {"biophony", "$schema", "name", "description",
-                                            "notes",    "params",  "axes", "nodes"};
+const std::vector<std::string> kTopLevel = {"biophony", "$schema", "name",      "description", "notes",  "params",
+                                            "axes",     "exclude", "pipelines", "nodes",       "outputs"};
+
+/// A pipeline with more text than this was written by a program that went wrong.
+constexpr size_t kMostText = 16 << 20;
 
 /// "recipe.rate" of --set params.recipe.rate → "recipe" where that is a known name, and the rest. The longest name
 /// wins, as names may have dots.
@@ -72,8 +89,15 @@ std::string longest_name(const std::string& text, const std::vector<std::string>
 
 Definition::Definition(std::string text, const fs::path& file, const Overrides& overrides,
                        std::vector<Diagnostic>& problems)
-    : problems_(problems), folder_(fs::absolute(file).lexically_normal().parent_path()) {
+    : problems_(problems),
+      folder_(fs::absolute(file).lexically_normal().parent_path()),
+      shown_folder_(file.parent_path().string()) {
     const size_t before = problems.size();
+    if (text.size() > kMostText) {
+        problem(Where{.file = file.string()}, fmt::format("found {} MiB, expected a pipeline, which has at most {}",
+                                                          text.size() >> 20, kMostText >> 20));
+        return;
+    }
     text_ = JsonText::parse(std::move(text), file.string(), problems);
     json_ = text_.value();
     if (!json_.is_object()) {
@@ -86,7 +110,7 @@ Definition::Definition(std::string text, const fs::path& file, const Overrides& 
     check_top_level();
 
     const fs::path working = overrides.working_folder.empty() ? fs::current_path() : overrides.working_folder;
-    for (const auto& [path, value] : overrides.params_files) put_params_file(path, value, working);
+    for (const JsonText& params : overrides.params_files) put_params_file(params, working);
     for (const auto& [name, value] : overrides.set) {
         const std::string section = name.substr(0, name.find('.'));
         if (section != "params" && section != "axes") continue;  // nodes come later, when the axes are known
@@ -125,7 +149,7 @@ void Definition::check_top_level() {
     for (const char* key : {"$schema", "name", "description"})
         if (json_.contains(key) && !json_[key].is_string())
             problem(pointer_join("", key), fmt::format("found {}, expected a text", describe(json_[key])));
-    for (const char* key : {"params", "axes", "nodes"}) {
+    for (const char* key : {"params", "axes", "nodes", "pipelines", "outputs"}) {
         if (json_.contains(key) && !json_[key].is_object()) {
             problem(pointer_join("", key), fmt::format("found {}, expected an object", describe(json_[key])));
             json_[key] = Json::object();
@@ -137,23 +161,23 @@ void Definition::check_top_level() {
     }
 }
 
-void Definition::put_params_file(const fs::path& path, const Json& value, const fs::path& working) {
-    const fs::path full = path.is_absolute() ? path : working / path;
-    const Where where{.file = path.string()};
+void Definition::put_params_file(const JsonText& file, const fs::path& working) {
+    const Json& value = file.value();
     if (!value.is_object())
-        return problem(where, fmt::format("found {}, expected an object of params", describe(value)));
+        return problem(file.where(""), fmt::format("found {}, expected an object of params", describe(value)));
+    const auto text = std::make_shared<const JsonText>(file);
+    const fs::path folder = (working / file.file()).lexically_normal().parent_path();
     auto lay = [&](const std::string& section, const std::string& hidden, const Json& over) {
         const std::vector<std::string> names = keys_of(json_.value(section, Json::object()));
         for (const auto& [name, item] : over.items()) {
             if (section == "params" && name == "axes") continue;
             const std::string address = pointer_join("/" + section, name);
             if (std::find(names.begin(), names.end(), name) == names.end())
-                problem(Where{.file = path.string(), .pointer = address.substr(hidden.size())},
+                problem(file.where(address.substr(hidden.size())),
                         fmt::format("the pipeline has no {} '{}'{}", section == "axes" ? "axis" : "param", name,
                                     names.empty() ? "; it has none" : did_you_mean(name, names)));
             else
-                put(address, {}, item,
-                    {.name = path.string(), .folder = full.lexically_normal().parent_path(), .hidden = hidden});
+                put(address, {}, item, {.name = file.file(), .folder = folder, .hidden = hidden, .text = text});
         }
     };
     lay("params", "/params", value);
@@ -161,8 +185,65 @@ void Definition::put_params_file(const fs::path& path, const Json& value, const 
     if (value["axes"].is_object())
         lay("axes", "", value["axes"]);
     else
-        problem(Where{.file = path.string(), .pointer = "/axes"},
-                fmt::format("found {}, expected an object of axes", describe(value["axes"])));
+        problem(file.where("/axes"), fmt::format("found {}, expected an object of axes", describe(value["axes"])));
+}
+
+void Definition::read_file_at(const std::string& address, const std::string& name) {
+    const fs::path full = (folder(address) / name).lexically_normal();
+    const fs::path shown = fs::path(shown_folder_) / name;
+    std::error_code failed;
+    json_[Json::json_pointer(address)] = nullptr;
+    if (!fs::exists(full, failed))
+        return problem(address, fmt::format("file not found: {}{}", full.string(), nearest_file(full)));
+    if (!fs::is_regular_file(full, failed) || fs::file_size(full, failed) > kMostText)
+        return problem(address, fmt::format("{} is no file of at most {} MiB", full.string(), kMostText >> 20));
+    std::string content;
+    try {
+        content = read_file(full);
+    } catch (const Error& error) {
+        return problem(address, error.what());
+    }
+    const size_t before = problems_.size();
+    auto text = std::make_shared<JsonText>(JsonText::parse(std::move(content), shown.string(), problems_));
+    if (problems_.size() == before) json_[Json::json_pointer(address)] = text->value();
+    overrides_[address] = {
+        .name = shown.string(), .folder = full.parent_path(), .hidden = address, .text = std::move(text)};
+}
+
+void Definition::inline_nodes(const std::string& user, Json nodes, std::map<std::string, Inlined> inlined,
+                              const std::map<std::string, std::string>& from) {
+    json_["nodes"].erase(user);
+    for (auto& [key, node] : nodes.items()) {
+        const std::string address = pointer_join("/nodes", key);
+        if (json_["nodes"].contains(key)) {
+            problem(address, fmt::format("there is a node '{}' already, of '{}'; rename one", key, user));
+            inlined.erase(key);
+            broken_users_.insert(user.substr(0, user.find('[')));
+            continue;
+        }
+        json_["nodes"][key] = std::move(node);
+    }
+    inlined_.merge(inlined);
+    for (const auto& [address, raw] : from)
+        if (inlined_.contains(steps_of(address)[1])) moved_.emplace(address, raw);
+}
+
+void Definition::drop_broken(const std::string& user) {
+    json_["nodes"].erase(user);
+    broken_users_.insert(user.substr(0, user.find('[')));
+}
+
+Json Definition::original_axis(const std::string& name) const {
+    const Json& text = text_.value();
+    auto resolved = [&](Json value) {
+        for (int i = 0; i < 100 && is_param(value) && value["param"].is_string(); ++i)
+            value = text.value("params", Json::object()).value(value["param"].get<std::string>(), Json());
+        return value;
+    };
+    Json list = resolved(text.value("axes", Json::object()).value(name, Json()));
+    for (auto& item : list)
+        if (list.is_array()) item = resolved(item);
+    return list;
 }
 
 const Json* Definition::find(const std::string& address) const {
@@ -184,22 +265,47 @@ const Override* Definition::override_of(const std::string& address) const {
     return found == overrides_.end() ? nullptr : &found->second;
 }
 
+std::string Definition::origin(std::string address) const {
+    // What was moved comes from the text, which nothing was moved to.
+    for (auto moved = nearest_enclosing(moved_, address); moved != moved_.end();
+         moved = nearest_enclosing(moved_, address)) {
+        const auto by = nearest_enclosing(overrides_, address);
+        if (by != overrides_.end() && by->first.size() >= moved->first.size()) break;  // changed since
+        address = moved->second + address.substr(moved->first.size());
+    }
+    return address;
+}
+
 Where Definition::where(const std::string& address) const {
-    if (const Override* by = override_of(address))
-        return {.file = by->name, .pointer = address.substr(std::min(by->hidden.size(), address.size()))};
-    return text_.where(address);
+    const std::string at = origin(address);
+    const Override* by = override_of(at);
+    // What the command line made on the way to something deeper comes from there, too.
+    if (by == nullptr && !text_.has(at))
+        if (const auto below = overrides_.lower_bound(at + "/");
+            below != overrides_.end() && below->first.starts_with(at + "/"))
+            by = &below->second;
+    if (by == nullptr) return text_.where(at);
+    const std::string below = at.substr(std::min(by->hidden.size(), at.size()));
+    return by->text != nullptr ? by->text->where(below) : Where{.file = by->name, .pointer = below};
 }
 
 fs::path Definition::folder(const std::string& address) const {
-    const Override* by = override_of(address);
+    const Override* by = override_of(origin(address));
     return by != nullptr ? by->folder : folder_;
 }
 
 void Definition::problem(const std::string& address, std::string message, Code code) {
-    problem(where(address), std::move(message), code);
+    Where place = where(address);
+    if (const std::string at = origin(address); at != address) {
+        if (!told_.insert(fmt::format("inside {} {}", place.text(), message)).second) return;
+        const std::string key = steps_of(address).at(1);
+        message += fmt::format(" (in '{}')", key);
+    }
+    problem(std::move(place), std::move(message), code);
 }
 
 void Definition::problem(Where where, std::string message, Code code) {
+    if (too_many_problems() || !told_.insert(fmt::format("{} {}", where.text(), message)).second) return;
     problems_.push_back({code, std::move(where), std::move(message)});
 }
 
@@ -233,6 +339,7 @@ std::string Definition::put(const std::string& address, const std::vector<std::s
     // What was changed below is gone.
     const std::string below = here + "/";
     overrides_.erase(overrides_.lower_bound(below), overrides_.lower_bound(here + "0"));  // '0' follows '/'
+    moved_.erase(moved_.lower_bound(below), moved_.lower_bound(here + "0"));
     overrides_[here] = std::move(by);
     return {};
 }
@@ -243,9 +350,16 @@ void Definition::copy(const std::string& from, const std::string& to) {
     if (found == nullptr || (parent != nullptr && !parent->is_object())) return;
     json_[Json::json_pointer(to)] = Json(*found);
     std::map<std::string, Override> moved;
-    if (const Override* by = override_of(from)) moved[to] = *by;
+    if (const Override* by = override_of(origin(from)); by != nullptr && by->text == nullptr)
+        moved[to] = *by;
+    else if (const std::string at = origin(from); at != from || by != nullptr)
+        moved_[to] = at;
     for (auto at = overrides_.lower_bound(from + "/"); at != overrides_.lower_bound(from + "0"); ++at)
         moved[to + at->first.substr(from.size())] = at->second;
+    std::map<std::string, std::string> below;
+    for (auto at = moved_.lower_bound(from + "/"); at != moved_.lower_bound(from + "0"); ++at)
+        below[to + at->first.substr(from.size())] = at->second;
+    moved_.merge(below);
     overrides_.merge(moved);
 }
 

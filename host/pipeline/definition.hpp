@@ -5,8 +5,11 @@
 
 #include <filesystem>
 #include <map>
+#include <memory>
+#include <set>
 #include <string>
 #include <string_view>
+#include <unordered_set>
 #include <vector>
 
 #include "base/json.hpp"
@@ -14,12 +17,22 @@
 
 namespace biophony {
 
-/// Something from the command line that took the place of a value of the text.
+/// Something that took the place of a value of the text: from the command line, or from another file.
 struct Override {
-    std::string name;              ///< what messages call it: "--set params.recipe", or the --params file
-    std::filesystem::path folder;  ///< its relative paths are resolved against this one
-    std::string hidden;            ///< front of the address that the file itself doesn't have: "/params"
+    std::string name;                      ///< what messages call it: "--set params.recipe", or the file
+    std::filesystem::path folder;          ///< its relative paths are resolved against this one
+    std::string hidden;                    ///< front of the address that the file itself doesn't have: "/params"
+    std::shared_ptr<const JsonText> text;  ///< the file, null for --set
     bool operator==(const Override&) const = default;
+};
+
+/// A node that stands in place of one that uses a pipeline of `pipelines`.
+struct Inlined {
+    std::string user;      ///< key of the node that uses it: "one[taxon]"
+    std::string stem;      ///< "one"
+    std::string pipeline;  ///< "specialist"
+    std::string name;      ///< what it is called inside: "expert"
+    bool output = false;   ///< others may refer to it
 };
 
 class Definition {
@@ -39,14 +52,45 @@ public:
     /// Against which folder a relative path at this address is resolved.
     std::filesystem::path folder(const std::string& address) const;
 
+    /// A problem that was told before, in the same words and place, isn't told again; of a pipeline that several nodes
+    /// use, it is told for the first of them.
     void problem(const std::string& address, std::string message, Code code = Code::kInvalid);
     void problem(Where where, std::string message, Code code = Code::kInvalid);
+    /// True where nobody would read more; what is left to check may be left.
+    bool too_many_problems() const { return told_.size() >= kMostProblems; }
+    static constexpr size_t kMostProblems = 1000;
 
     /// Puts `value` at `address` + `path`, making objects on the way. Array items go by number. Returns what is wrong,
     /// empty where it worked.
     std::string put(const std::string& address, const std::vector<std::string>& path, Json value, Override by);
     /// Copies a value and where it came from; nothing where there is none.
     void copy(const std::string& from, const std::string& to);
+    /// True where a file stands in the place of its name.
+    bool is_from_file(const std::string& address) const {
+        const auto found = overrides_.find(address);
+        return found != overrides_.end() && found->second.text != nullptr;
+    }
+    /// Puts a pipeline's file in the place of its name at `address`. Problems with the file are told.
+    void read_file_at(const std::string& address, const std::string& name);
+    /// Takes node `user` away and puts `nodes` in its place. `from`: address → where that was written, covering what
+    /// lies below.
+    void inline_nodes(const std::string& user, Json nodes, std::map<std::string, Inlined> inlined,
+                      const std::map<std::string, std::string>& from);
+    /// Takes away a top-level key, and nodes that could not be put in the place of `user`: references to them are
+    /// no problem of their own.
+    void drop(const std::string& top_level_key) { json_.erase(top_level_key); }
+    void drop_broken(const std::string& user);
+    /// The pipeline's node behind a node's key, or null.
+    const Inlined* inlined(const std::string& key) const {
+        const auto found = inlined_.find(key);
+        return found == inlined_.end() ? nullptr : &found->second;
+    }
+    const std::map<std::string, Inlined>& all_inlined() const { return inlined_; }
+    /// Stems of nodes that should have been replaced by a pipeline's, after a problem.
+    const std::set<std::string>& broken_users() const { return broken_users_; }
+    /// The list of an axis as the file has it, without the command line's changes; null if there is none.
+    Json original_axis(const std::string& name) const;
+
     /// Changes a value without changing where it came from; for paths made absolute.
     void rewrite(const std::string& address, Json value);
     /// True for {"param": …} with no other key: it stands for the value of that param.
@@ -56,14 +100,21 @@ public:
 
 private:
     void check_top_level();
-    void put_params_file(const std::filesystem::path& path, const Json& value, const std::filesystem::path& working);
+    void put_params_file(const JsonText& file, const std::filesystem::path& working);
     const Override* override_of(const std::string& address) const;
+    /// The address at which the value at `address` was written.
+    std::string origin(std::string address) const;
 
     std::vector<Diagnostic>& problems_;
     JsonText text_;
     Json json_;
     std::filesystem::path folder_;
+    std::string shown_folder_;                   ///< as the user wrote it, for names of files beside
     std::map<std::string, Override> overrides_;  ///< address → what stands there; covers what lies below
+    std::map<std::string, std::string> moved_;   ///< address → address in the text; covers what lies below
+    std::map<std::string, Inlined> inlined_;     ///< by key of the node
+    std::set<std::string> broken_users_;
+    std::unordered_set<std::string> told_;
     bool usable_ = false;
 };
 
@@ -75,6 +126,8 @@ std::vector<std::string> keys_of(const Json& object);
 std::vector<std::string> split(std::string_view text, char separator);
 /// The keys of a JSON pointer, unescaped.
 std::vector<std::string> steps_of(std::string_view pointer);
+/// "; did you mean 'clips.csv'?": what in the folder of a missing file is called much the same.
+std::string nearest_file(const std::filesystem::path& missing);
 /// "a", "a or b", "a, b or c".
 std::string any_of(const std::vector<std::string>& names);
 /// The nearest of the keys of `map` to the pointer that have a value, from the pointer itself upwards; end() if none.

@@ -3,7 +3,10 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <array>
+#include <functional>
 #include <set>
+#include <unordered_set>
 
 #include "base/nearest.hpp"
 
@@ -13,6 +16,8 @@ namespace {
 
 /// Far more than anyone compares, far less than what fills the memory.
 constexpr size_t kMostNodesOfAKey = 10'000;
+constexpr size_t kMostNodes = 100'000;
+constexpr size_t kMostExclusions = 1000;
 constexpr size_t kMostValues = 100'000;
 constexpr int kDeepest = 200;
 
@@ -60,9 +65,152 @@ void read_axis(Definition& definition, Axis& axis) {
             definition.problem(one.address, wrong + note);
             good = false;
         }
+        axis.place.emplace(one.text, axis.values.size());
         axis.values.push_back(std::move(one));
     }
     axis.broken = !good;
+}
+
+std::string text_of(const Json& value) {
+    return value.is_string() ? value.get<std::string>() : value.dump();
+}
+
+/// The values of an axis, and those that it has in the file where the command line has changed it.
+std::vector<std::string> texts_in_file(const Definition& definition, const Axis& axis) {
+    std::vector<std::string> out;
+    for (const AxisValue& value : axis.values) out.push_back(value.text);
+    const Json all = definition.original_axis(axis.name);
+    for (size_t i = 0; all.is_array() && i < all.size(); ++i)
+        if (!axis.place.contains(text_of(all[i]))) out.push_back(text_of(all[i]));
+    return out;
+}
+
+void read_exclusions(Definition& definition, Expansion& out) {
+    const std::string address = "/exclude";
+    Traced list;
+    if (definition.find(address) == nullptr || !substitute(definition, address, {}, nullptr, address, list)) return;
+    auto wrong = [&](const std::string& pointer, const std::string& message) {
+        const std::string at = list.address(pointer);
+        definition.problem(at, message + used_note(at, address + pointer));
+    };
+    if (!list.value.is_array())
+        return wrong("", fmt::format("found {}, expected a list of objects, axis → values, like [{{\"method\": "
+                                     "\"merger:average\", \"kind\": [\"probe\", \"knn\"]}}]",
+                                     describe(list.value)));
+    if (list.value.size() > kMostExclusions)
+        return wrong("", fmt::format("found {} exclusions, expected at most {}", list.value.size(), kMostExclusions));
+    std::vector<std::string> names;
+    for (const auto& [name, axis] : out.axes) names.push_back(name);
+    for (size_t i = 0; i < list.value.size(); ++i) {
+        const Json& entry = list.value[i];
+        const std::string pointer = fmt::format("/{}", i);
+        Exclusion exclusion{.address = list.address(pointer)};
+        auto bad = [&](const std::string& below, const std::string& message) {
+            exclusion.idle = true;
+            wrong(pointer + below, message);
+        };
+        if (!entry.is_object() || entry.empty())
+            bad("",
+                fmt::format("found {}, expected an object, axis → values, with at least one axis", describe(entry)));
+        else
+            for (const auto& [name, values] : entry.items()) {
+                const std::string below = pointer_join("", name);
+                const auto found = out.axes.find(name);
+                if (found == out.axes.end()) {
+                    bad(below, fmt::format("there is no axis '{}'{}", name,
+                                           names.empty() ? "; there are none" : did_you_mean(name, names)));
+                    continue;
+                }
+                const Axis& axis = found->second;
+                exclusion.idle |= axis.broken;
+                if (axis.broken) continue;
+                const bool many = values.is_array();
+                std::vector<std::string> all;  // where they are needed
+                std::unordered_set<std::string> others;
+                if (many && values.empty()) bad(below, "the list is empty, expected at least one value");
+                std::vector<bool> taken(axis.values.size(), false);
+                bool any = false;
+                for (size_t v = 0; v < (many ? values.size() : 1); ++v) {
+                    const Json& value = many ? values[v] : values;
+                    const std::string at = many ? fmt::format("{}/{}", below, v) : below;
+                    if (!value.is_string() && !value.is_number()) {
+                        bad(at, fmt::format("found {}, expected a value of the axis '{}', or a list of values",
+                                            describe(value), name));
+                    } else if (const auto place = axis.place.find(text_of(value)); place != axis.place.end()) {
+                        if (taken[place->second]) bad(at, fmt::format("'{}' stands twice; keep one", text_of(value)));
+                        taken[place->second] = any = true;
+                    } else {
+                        // Where the command line has shortened the axis, what the file has stays right.
+                        if (all.empty()) {
+                            all = texts_in_file(definition, axis);
+                            others.insert(all.begin(), all.end());
+                        }
+                        if (!others.contains(text_of(value)))
+                            bad(at, fmt::format("'{}' is no value of the axis '{}'{}", text_of(value), name,
+                                                did_you_mean(text_of(value), all)));
+                    }
+                }
+                exclusion.idle |= !any;
+                exclusion.axes.emplace_back(&axis, std::move(taken));
+            }
+        out.exclusions.push_back(std::move(exclusion));
+    }
+}
+
+bool has_axes_of(const NodeKey& key, const Exclusion& exclusion) {
+    return !exclusion.idle && std::all_of(exclusion.axes.begin(), exclusion.axes.end(), [&](const auto& entry) {
+        return std::find(key.axes.begin(), key.axes.end(), entry.first) != key.axes.end();
+    });
+}
+
+/// An exclusion as seen from a key: by place among its axes.
+struct OnKey {
+    size_t number;
+    std::vector<std::pair<size_t, const std::vector<bool>*>> values;
+};
+
+std::vector<OnKey> exclusions_of(const NodeKey& key, const std::vector<Exclusion>& exclusions) {
+    std::vector<OnKey> out;
+    for (size_t e = 0; e < exclusions.size(); ++e) {
+        if (!has_axes_of(key, exclusions[e])) continue;
+        OnKey on{.number = e, .values = {}};
+        for (const auto& [axis, values] : exclusions[e].axes)
+            on.values.emplace_back(std::find(key.axes.begin(), key.axes.end(), axis) - key.axes.begin(), &values);
+        out.push_back(std::move(on));
+    }
+    return out;
+}
+
+void make_instances(Expansion& out, size_t k) {
+    NodeKey& key = out.keys[k];
+    const std::vector<OnKey> exclusions = exclusions_of(key, out.exclusions);
+    std::vector<size_t> at(key.axes.size(), 0);
+    for (bool more = true; more;) {
+        const auto excluded = std::find_if(exclusions.begin(), exclusions.end(), [&](const OnKey& exclusion) {
+            return std::all_of(exclusion.values.begin(), exclusion.values.end(),
+                               [&](const auto& entry) { return (*entry.second)[at[entry.first]]; });
+        });
+        if (excluded != exclusions.end()) {
+            key.grid.push_back(NodeKey::kExcluded + excluded->number);
+        } else {
+            Instance node{.key = k};
+            std::string brackets;
+            for (size_t a = 0; a < at.size(); ++a) {
+                const AxisValue& value = key.axes[a]->values[at[a]];
+                node.axes[key.axes[a]->name] = &value;
+                brackets += (a == 0 ? "" : ",") + value.text;
+            }
+            node.id = at.empty() ? key.stem : key.stem + "[" + brackets + "]";
+            key.grid.push_back(out.instances.size());
+            out.instances.push_back(std::move(node));
+            ++key.count;
+        }
+        more = false;
+        for (size_t a = at.size(); a-- > 0 && !more;) {
+            more = ++at[a] < key.axes[a]->values.size();
+            if (!more) at[a] = 0;
+        }
+    }
 }
 
 NodeKey read_key(Definition& definition, const std::string& text, const std::map<std::string, Axis>& axes) {
@@ -115,10 +263,9 @@ std::string NodeKey::names_of_axes() const {
     return out;
 }
 
-const NodeKey* Expansion::key_of_stem(std::string_view stem) const {
-    for (const NodeKey& key : keys)
-        if (key.stem == stem) return &key;
-    return nullptr;
+const NodeKey* Expansion::key_of_stem(const std::string& stem) const {
+    const auto found = by_stem.find(stem);
+    return found == by_stem.end() ? nullptr : &keys[found->second];
 }
 
 std::vector<std::string> Expansion::stems() const {
@@ -147,7 +294,8 @@ std::vector<std::string> Expansion::overlays_of(const Definition& definition, co
     const NodeKey& key = keys[instance.key];
     const Json* node = definition.find(key.address);
     std::vector<std::pair<int, std::string>> found;
-    for (const std::string& field : keys_of(node == nullptr || !node->is_object() ? Json::object() : *node)) {
+    if (node == nullptr || !node->is_object()) return {};
+    for (const auto& [field, value] : node->items()) {
         const int open = open_axes(field, key, instance);
         if (open >= 0) found.emplace_back(-open, field);
     }
@@ -155,6 +303,42 @@ std::vector<std::string> Expansion::overlays_of(const Definition& definition, co
     std::vector<std::string> out;
     for (const auto& [open, field] : found) out.push_back(field);
     return out;
+}
+
+namespace {
+
+/// Calls each(pointer) for every value that both set; what they set side by side in one object is no such thing.
+void set_by_both(const Json& a, const Json& b, const std::string& pointer,
+                 const std::function<void(const std::string&)>& each) {
+    if (!a.is_object() || !b.is_object()) return each(pointer);
+    for (const auto& [name, inner] : a.items())
+        if (b.contains(name)) set_by_both(inner, b[name], pointer_join(pointer, name), each);
+}
+
+}  // namespace
+
+bool check_overlays(Definition& definition, const NodeKey& key, const Instance& instance,
+                    const std::vector<std::pair<std::string, Traced>>& laid) {
+    bool good = true;
+    for (size_t b = 1; b < laid.size(); ++b)
+        for (size_t a = 0; a < b; ++a) {
+            const int open = open_axes(laid[a].first, key, instance);
+            if (open != open_axes(laid[b].first, key, instance)) continue;
+            set_by_both(laid[a].second.value, laid[b].second.value, "", [&](const std::string& pointer) {
+                if (std::any_of(laid.begin(), laid.end(), [&](const auto& other) {
+                        return open_axes(other.first, key, instance) < open &&
+                               other.second.value.contains(Json::json_pointer(pointer));
+                    }))
+                    return;
+                good = false;
+                definition.problem(
+                    laid[b].second.address(pointer),
+                    fmt::format("'{}' sets '{}' of '{}', too, and neither stands for fewer axes; set "
+                                "it in 'with{}'",
+                                laid[a].first, pointer.substr(1), instance.id, instance.id.substr(key.stem.size())));
+            });
+        }
+    return good;
 }
 
 Expansion expand_axes(Definition& definition) {
@@ -165,14 +349,18 @@ Expansion expand_axes(Definition& definition) {
         axis.name = name;
         read_axis(definition, axis);
     }
-    // Objects are sorted by key; people think in the order of their text.
-    std::vector<std::string> texts = keys_of(json.value("nodes", Json::object()));
-    auto place = [&](const std::string& text) {
-        const Where where = definition.where(pointer_join("/nodes", text));
-        return std::pair(where.line, where.column);
-    };
-    std::stable_sort(texts.begin(), texts.end(), [&](const auto& a, const auto& b) { return place(a) < place(b); });
-    for (const std::string& text : texts) {
+    read_exclusions(definition, out);
+    // Objects are sorted by key; people think in the order of their text. What a pipeline's nodes replace stood where
+    // the node stands that uses it.
+    std::vector<std::pair<std::array<int, 4>, std::string>> texts;
+    for (const std::string& text : keys_of(json.value("nodes", Json::object()))) {
+        const Where own = definition.where(pointer_join("/nodes", text));
+        const Inlined* inlined = definition.inlined(text);
+        const Where outer = inlined == nullptr ? own : definition.where(pointer_join("/nodes", inlined->user));
+        texts.push_back({{outer.line, outer.column, own.line, own.column}, text});
+    }
+    std::sort(texts.begin(), texts.end());
+    for (const auto& [place, text] : texts) {
         NodeKey key = read_key(definition, text, out.axes);
         if (const NodeKey* other = out.key_of_stem(key.stem); other != nullptr) {
             definition.problem(key.address,
@@ -180,43 +368,132 @@ Expansion expand_axes(Definition& definition) {
                                            definition.where(other->address).line));
             continue;
         }
+        out.by_stem.emplace(key.stem, out.keys.size());
         out.keys.push_back(std::move(key));
     }
     for (size_t k = 0; k < out.keys.size(); ++k) {
         NodeKey& key = out.keys[k];
+        const size_t most = key.count;
         key.first = out.instances.size();
         key.count = 0;
         if (key.broken) continue;
-        std::vector<size_t> at(key.axes.size(), 0);
-        for (bool more = true; more;) {
-            Instance node{.key = k};
-            std::string brackets;
-            for (size_t a = 0; a < at.size(); ++a) {
-                const AxisValue& value = key.axes[a]->values[at[a]];
-                node.axes[key.axes[a]->name] = &value;
-                brackets += (a == 0 ? "" : ",") + value.text;
-            }
-            node.id = at.empty() ? key.stem : key.stem + "[" + brackets + "]";
-            out.instances.push_back(std::move(node));
-            ++key.count;
-            more = false;
-            for (size_t a = at.size(); a-- > 0 && !more;) {
-                more = ++at[a] < key.axes[a]->values.size();
-                if (!more) at[a] = 0;
-            }
+        if (out.instances.size() + most > kMostNodes) {
+            key.broken = true;
+            definition.problem(key.address, fmt::format("with this one, the pipeline stands for more than {} nodes, "
+                                                        "expected fewer",
+                                                        kMostNodes));
+            break;
         }
+        make_instances(out, k);
+        key.broken = key.count == 0;
     }
     return out;
 }
 
-void put_node_overrides(Definition& definition, const Expansion& expansion, const Overrides& overrides) {
+bool Expansion::uses_pipelines(const Definition& definition) const {
+    return std::any_of(keys.begin(), keys.end(),
+                       [&](const NodeKey& key) { return !pipeline_used(definition, key.address).empty(); });
+}
+
+void check_exclusions(Definition& definition, const Expansion& expansion) {
+    std::vector<bool> used(expansion.exclusions.size(), false);
+    bool broken = false;
+    for (const NodeKey& key : expansion.keys) {
+        if (!key.grid.empty() && key.count == 0)
+            definition.problem(key.address,
+                               fmt::format("nothing is left of '{}': all its nodes are excluded by {}", key.key,
+                                           expansion.name_of_exclusion(definition, key.grid.front())));
+        broken |= key.broken && key.grid.empty();
+        for (const OnKey& exclusion : exclusions_of(key, expansion.exclusions)) used[exclusion.number] = true;
+    }
+    for (size_t e = 0; e < used.size() && !broken; ++e) {
+        const Exclusion& exclusion = expansion.exclusions[e];
+        if (used[e] || exclusion.idle) continue;
+        std::vector<std::string> names;
+        for (const auto& [axis, values] : exclusion.axes) names.push_back(axis->name);
+        definition.problem(exclusion.address,
+                           names.size() == 1
+                               ? fmt::format("excludes nothing: no node has the axis '{}'", names[0])
+                               : fmt::format("excludes nothing: no node has all the axes {}", fmt::join(names, ", ")));
+    }
+}
+
+std::string Expansion::name_of_exclusion(const Definition& definition, size_t grid) const {
+    const Where where = definition.where(exclusions[grid - NodeKey::kExcluded].address);
+    return where.line > 0 ? fmt::format("{} in line {}", where.pointer, where.line) : where.text();
+}
+
+bool check_overlay_field(Definition& definition, const Expansion& expansion, const NodeKey& key,
+                         const std::string& field) {
+    std::vector<std::string> names;
+    for (size_t i = 0; i < key.count && !key.axes.empty(); ++i) {
+        const Instance& instance = expansion.instances[key.first + i];
+        if (open_axes(field, key, instance) >= 0) return true;
+        names.push_back("with" + instance.id.substr(key.stem.size()));
+    }
+    // Where the command line has shortened an axis, what the file says of its other values stays right; and so it does
+    // of nodes that are excluded.
+    const std::vector<std::string> values = split(std::string_view(field).substr(5, field.size() - 6), ',');
+    bool known = !key.axes.empty() && values.size() == key.axes.size() && field.back() == ']' &&
+                 std::any_of(values.begin(), values.end(), [](const auto& value) { return value != "*"; });
+    for (size_t a = 0; known && a < values.size(); ++a) {
+        if (values[a] == "*" || key.axes[a]->place.contains(values[a])) continue;
+        const std::vector<std::string> all = texts_in_file(definition, *key.axes[a]);
+        known = std::find(all.begin(), all.end(), values[a]) != all.end();
+    }
+    if (known) return false;
+    definition.problem(
+        pointer_join(key.address, field),
+        fmt::format("'{}' names none of the nodes that '{}' stands for{}", field, key.key, did_you_mean(field, names)));
+    return false;
+}
+
+std::string pipeline_used(const Definition& definition, const std::string& address_of_node) {
+    const Json* use = definition.find(address_of_node + "/use");
+    for (int i = 0; i < 100 && use != nullptr && Definition::is_param(*use) && (*use)["param"].is_string(); ++i)
+        use = definition.find(pointer_join("/params", (*use)["param"].get<std::string>()));
+    constexpr std::string_view kKind = "pipeline:";
+    const bool uses = use != nullptr && use->is_string() && use->get_ref<const std::string&>().starts_with(kKind);
+    return uses ? use->get<std::string>().substr(kKind.size()) : std::string();
+}
+
+namespace {
+
+/// What --set calls a node of a pipeline may be its name inside, and the values of axes may stand at the node that uses
+/// it: "one.expert.epochs" and "one[bird].expert.epochs" → "one.model[bird].epochs", which its id begins with.
+std::string by_id(const Definition& definition, const std::string& given) {
+    for (const auto& [key, inlined] : definition.all_inlined()) {
+        if (!given.starts_with(inlined.stem)) continue;
+        size_t at = inlined.stem.size();
+        std::string brackets;
+        if (at < given.size() && given[at] == '[') {
+            const size_t close = std::min(given.find(']', at), given.size() - 1);
+            brackets = given.substr(at, close + 1 - at);
+            at = close + 1;
+        }
+        const std::string stem = key.substr(0, key.find('['));
+        for (const std::string& name : {inlined.name, stem.substr(inlined.stem.size() + 1)}) {
+            const size_t end = at + 1 + name.size();
+            if (given.compare(at, end - at, "." + name) == 0 && end < given.size() &&
+                (given[end] == '.' || (given[end] == '[' && brackets.empty())))
+                return stem + brackets + given.substr(end);
+        }
+    }
+    return given;
+}
+
+}  // namespace
+
+void put_node_overrides(Definition& definition, const Expansion& expansion, const Overrides& overrides, bool users,
+                        std::set<std::string>& done) {
     for (const auto& change : overrides.set) {
-        const std::string& name = change.first;  // clang 14 captures no structured bindings
+        const std::string& given = change.first;  // clang 14 captures no structured bindings
         const Json& value = change.second;
-        const std::string section = name.substr(0, name.find('.'));
-        if (section == "params" || section == "axes") continue;
+        const std::string section = given.substr(0, given.find('.'));
+        if (section == "params" || section == "axes" || (!users && done.contains(given))) continue;
+        const std::string name = by_id(definition, given);
         const Override by{
-            .name = "--set " + name,
+            .name = "--set " + given,
             .folder = overrides.working_folder.empty() ? std::filesystem::current_path() : overrides.working_folder};
         const Where where{.file = by.name};
         // The longest name wins: stems and values of axes may have dots.
@@ -236,6 +513,36 @@ void put_node_overrides(Definition& definition, const Expansion& expansion, cons
                 node = &candidate;
                 key = &expansion.keys[candidate.key];
             }
+        // What belongs to a node that uses a pipeline is put in first, but for what belongs to the nodes inside.
+        const std::string pipeline = key == nullptr ? "" : pipeline_used(definition, key->address);
+        const std::string params = pipeline.empty() ? "" : pointer_join("/pipelines", pipeline) + "/params";
+        if (users) {
+            const size_t bracket = name.find('[');
+            const NodeKey* near = expansion.key_of_stem(name.substr(0, bracket));
+            if (key == nullptr && bracket != std::string::npos && near != nullptr && !near->broken &&
+                !pipeline_used(definition, near->address).empty()) {
+                std::vector<std::string> names;
+                for (size_t i = 0; i < near->count; ++i) names.push_back(expansion.instances[near->first + i].id);
+                const std::string id = name.substr(0, std::min(name.find(']'), name.size() - 1) + 1);
+                definition.problem(where, fmt::format("there is no node '{}'{}", id, did_you_mean(id, names)));
+                done.insert(given);
+            }
+            if (pipeline.empty()) continue;
+            const Json* inside = definition.find(pointer_join("/pipelines", pipeline) + "/nodes");
+            const Json* outputs = definition.find(pointer_join("/pipelines", pipeline) + "/outputs");
+            const std::string rest = name.substr(std::min(length + 1, name.size()));
+            auto names_one = [&](const Json* nodes) {
+                const std::vector<std::string> names = keys_of(nodes == nullptr ? Json() : *nodes);
+                return std::any_of(names.begin(), names.end(), [&](const std::string& inner) {
+                    return rest.starts_with(inner) &&
+                           (rest.size() == inner.size() || rest[inner.size()] == '.' || rest[inner.size()] == '[');
+                });
+            };
+            if (names_one(inside) || names_one(outputs)) continue;
+            done.insert(given);
+        }
+        const std::string& first = name.substr(0, name.find_first_of(".["));
+        if (key == nullptr && definition.broken_users().contains(first)) continue;
         if (key == nullptr) {
             std::vector<std::string> names = expansion.stems();
             const size_t open = name.find('[');
@@ -262,17 +569,19 @@ void put_node_overrides(Definition& definition, const Expansion& expansion, cons
         const std::vector<std::string> path = split(std::string_view(name).substr(length + 1), '.');
         // Into a "with", or into what is laid over it for one node: there, what the path goes through is copied first,
         // so that items of lists can be set, too. `below`: what the field is laid over, "with" first.
-        auto put = [&](const std::string& field, const std::vector<std::string>& below) {
+        auto put = [&](const std::string& field, std::vector<std::string> below) {
             const std::string target = pointer_join(key->address, field);
+            for (std::string& other : below) other = pointer_join(key->address, other);
+            if (!params.empty()) below.insert(below.begin(), params);
             std::string at;
-            for (size_t i = 0; i + 1 < path.size() && field != "with"; ++i) {
+            for (size_t i = 0; i + 1 < path.size() && !below.empty(); ++i) {
                 at += pointer_join("", path[i]);
                 if (definition.find(target + at) != nullptr) continue;
                 const auto from = std::find_if(below.rbegin(), below.rend(), [&](const std::string& other) {
-                    return definition.find(pointer_join(key->address, other) + at) != nullptr;
+                    return definition.find(other + at) != nullptr;
                 });
                 if (from == below.rend()) break;
-                const std::string source = pointer_join(key->address, *from) + at;
+                const std::string source = *from + at;
                 // Of objects only what is said is laid over; they are made on the way.
                 if (definition.find(source)->is_object() && !Definition::is_param(*definition.find(source))) continue;
                 definition.copy(source, target + at);
@@ -305,10 +614,10 @@ void put_node_overrides(Definition& definition, const Expansion& expansion, cons
             }
             return true;
         };
-        std::set<std::string> done;
+        std::set<std::string> put_in;
         for (size_t i = 0; i < key->count && !key->axes.empty(); ++i)
             for (const std::string& field : expansion.overlays_of(definition, expansion.instances[key->first + i]))
-                if (says(field) && done.insert(field).second) put(field, {});
+                if (says(field) && put_in.insert(field).second) put(field, {});
     }
 }
 

@@ -2,8 +2,10 @@
 #pragma once
 
 #include <map>
+#include <set>
 #include <string>
 #include <string_view>
+#include <unordered_map>
 #include <vector>
 
 #include "pipeline/definition.hpp"
@@ -20,7 +22,15 @@ struct AxisValue {
 struct Axis {
     std::string name;
     std::vector<AxisValue> values;
+    std::unordered_map<std::string, size_t> place;  ///< text → among `values`
     bool broken = false;  ///< a problem was told; what uses the axis is left out without a word
+};
+
+/// An entry of "exclude": nodes that have all these axes, with one of the values of each, aren't made.
+struct Exclusion {
+    std::string address;
+    std::vector<std::pair<const Axis*, std::vector<bool>>> axes;  ///< by axis: the values, as they stand in it
+    bool idle = false;  ///< a problem was told, or its values are on no axis as the command line has it
 };
 
 /// A node of the text: "expert[taxon]".
@@ -31,6 +41,10 @@ struct NodeKey {
     std::vector<const Axis*> axes;  ///< in the order of the brackets
     bool broken = false;            ///< as for Axis
     size_t first = 0, count = 0;    ///< its nodes among Expansion::instances; the last axis changes quickest
+    /// For each combination of values, the last axis changing quickest: the node, or kExcluded + the exclusion's
+    /// number.
+    std::vector<size_t> grid;
+    static constexpr size_t kExcluded = size_t{1} << 32;
 
     std::string names_of_axes() const;  ///< "taxon, method"
 };
@@ -44,25 +58,36 @@ struct Instance {
 
 struct Expansion {
     std::map<std::string, Axis> axes;
+    std::vector<Exclusion> exclusions;
     std::vector<NodeKey> keys;  ///< in the order of the text
     std::vector<Instance> instances;
+    std::unordered_map<std::string, size_t> by_stem;  ///< among `keys`
 
-    const NodeKey* key_of_stem(std::string_view stem) const;
+    const NodeKey* key_of_stem(const std::string& stem) const;
     /// The fields "with[…]" of an instance's node that are laid over its "with", in the order in which they are: those
     /// with more '*' first. The order of those with equally many means nothing: they may not set the same.
     std::vector<std::string> overlays_of(const Definition& definition, const Instance& instance) const;
     std::vector<std::string> stems() const;
+    /// Whether a node uses a pipeline of "pipelines".
+    bool uses_pipelines(const Definition& definition) const;
+    /// "/exclude/0 in line 7", for an excluded place of a NodeKey::grid.
+    std::string name_of_exclusion(const Definition& definition, size_t grid) const;
 };
 
 /// How many axes "with[bird,*]" leaves open; −1 where it doesn't stand for this node of `key`.
 int open_axes(const std::string& field, const NodeKey& key, const Instance& instance);
 
-/// Reads `axes` and the keys of `nodes`.
+/// Reads `axes`, `exclude` and the keys of `nodes`.
 Expansion expand_axes(Definition& definition);
 
-/// Checks the overrides that name nodes, and puts them the definition: into the node's "with", or
-/// "with[bird]" for one node of several.
-void put_node_overrides(Definition& definition, const Expansion& expansion, const Overrides& overrides);
+/// Tells exclusions that exclude nothing, and keys of which nothing is left.
+void check_exclusions(Definition& definition, const Expansion& expansion);
+
+/// Checks the overrides that name nodes, and puts them in the definition: into the node's "with", or "with[bird]" for
+/// one node of several. `users`: only those that belong to nodes which use a pipeline. Those in `done` are left out,
+/// and what was put in for users is added to it.
+void put_node_overrides(Definition& definition, const Expansion& expansion, const Overrides& overrides, bool users,
+                        std::set<std::string>& done);
 
 /// A value that was put together from several places.
 struct Traced {
@@ -78,6 +103,18 @@ struct Traced {
 /// told. `used_by` is the address that messages name for strings that stand elsewhere.
 bool substitute(Definition& definition, const std::string& address, const Json& missing, const Instance* node,
                 const std::string& used_by, Traced& out);
+
+/// What two fields "with[…]" set that leave equally many axes open must be said by a more particular one. False after a
+/// problem. `laid`: what is laid over a node, by field.
+bool check_overlays(Definition& definition, const NodeKey& key, const Instance& instance,
+                    const std::vector<std::pair<std::string, Traced>>& laid);
+
+/// Tells a field "with[…]" that belongs to no node of `key`. True for those that are fine.
+bool check_overlay_field(Definition& definition, const Expansion& expansion, const NodeKey& key,
+                         const std::string& field);
+
+/// The name of a pipeline where a node uses one, "pipeline:NAME"; else empty.
+std::string pipeline_used(const Definition& definition, const std::string& address_of_node);
 
 /// Lays `over` over `base`, name by name inside of objects.
 void lay_over(Traced& base, const Traced& over);

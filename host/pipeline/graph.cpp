@@ -3,11 +3,13 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <set>
 #include <tuple>
 
 #include "pipeline/check.hpp"
 #include "pipeline/definition.hpp"
 #include "pipeline/expand.hpp"
+#include "pipeline/inline.hpp"
 
 namespace biophony {
 
@@ -82,6 +84,8 @@ void sort_nodes(Graph& graph) {
         for (auto& [port, sources] : sorted.back().inputs)
             for (size_t& source : sources) source = place[source];
     }
+    for (GraphOutput& output : graph.outputs)
+        for (size_t& n : output.nodes) n = place[n];
     graph.nodes = std::move(sorted);
 }
 
@@ -98,9 +102,16 @@ Graph make_graph(std::string text, const std::filesystem::path& file, const Over
     };
     Definition definition(std::move(text), file, overrides, found);
     if (!definition.usable()) return done();
-    const Expansion expansion = expand_axes(definition);
-    put_node_overrides(definition, expansion, overrides);
-    std::vector<CheckedNode> nodes = check_nodes(definition, expansion, types, registry);
+    std::set<std::string> set_of_users;
+    read_pipelines(definition);
+    Expansion expansion = expand_axes(definition);
+    if (definition.json().contains("pipelines") || expansion.uses_pipelines(definition)) {
+        put_node_overrides(definition, expansion, overrides, true, set_of_users);
+        if (inline_pipelines(definition, expansion)) expansion = expand_axes(definition);
+    }
+    put_node_overrides(definition, expansion, overrides, false, set_of_users);
+    check_exclusions(definition, expansion);
+    std::vector<CheckedNode> nodes = check_nodes(definition, expansion, types, registry, graph.outputs);
     if (!found.empty()) return done();
 
     graph.name = definition.json().value("name", "");

@@ -37,11 +37,19 @@ struct GraphNode {
     std::string output() const { return type->output; }
 };
 
+/// A result that the pipeline names, or several.
+struct GraphOutput {
+    std::string name;
+    std::vector<size_t> nodes;
+    bool many = false;  ///< written as a list or with '*', however many that are
+};
+
 struct Graph {
     std::string name;
     std::string description;
     std::vector<GraphNode> nodes;  ///< every node stands behind its inputs
-    Json effective;                ///< the pipeline as it will run, with overrides put in; can be run again by itself
+    std::vector<GraphOutput> outputs;
+    Json effective;  ///< the pipeline as it will run, with overrides put in; can be run again by itself
     const Registry* registry = nullptr;  ///< the plugins it was checked against
 
     size_t index_of(std::string_view id) const;  ///< nodes.size() where there is none
@@ -53,9 +61,9 @@ struct Graph {
 struct Overrides {
     /// "params.recipe" or "node.parameter" (dots go deeper; a node's stem means all its nodes) → value. Later wins.
     std::vector<std::pair<std::string, Json>> set;
-    /// Objects laid over `params` (and `axes` under the key "axes"), with the file they came from. Before `set`.
-    std::vector<std::pair<std::filesystem::path, Json>> params_files;
-    /// Folder against which relative paths given by `set` are resolved.
+    /// Files with objects laid over `params` (and `axes` under the key "axes"). Before `set`.
+    std::vector<JsonText> params_files;
+    /// Folder against which relative paths given by `set`, and those of the files, are resolved.
     std::filesystem::path working_folder;
 };
 

@@ -1,12 +1,9 @@
 #include "pipeline/key.hpp"
 
-#include <map>
-#include <set>
-
 #include "base/files.hpp"
 #include "base/schema.hpp"
 #include "base/sha256.hpp"
-#include "pipeline/file_hash.hpp"
+#include "pipeline/file_hashes.hpp"
 #include "plugins/merger_traits.hpp"
 
 namespace biophony {
@@ -20,7 +17,7 @@ Json params_for_key(const GraphNode& node) {
     for (const Json* schema : schemas) {
         if (schema == nullptr) continue;
         for (const auto& [pointer, path] : paths_that_must_exist(*schema, node.params, ""))
-            if (fs::is_regular_file(path)) params[Json::json_pointer(pointer)] = "sha256:" + file_hash(path);
+            if (fs::is_regular_file(path)) params[Json::json_pointer(pointer)] = "sha256:" + file_hashes().sha256(path);
     }
     return params;
 }
@@ -39,56 +36,74 @@ void add_named_items(const Json& value, const Registry& registry, std::map<std::
     }
 }
 
-void add_encoders_upstream(const Graph& graph, const GraphNode& node, std::set<size_t>& seen,
-                           std::map<std::string, const ItemInfo*>& items) {
-    if (node.item != nullptr && node.item->kind == "encoder") items[node.item->name()] = node.item;
-    for (const auto& [port, sources] : node.inputs)
-        for (const size_t source : sources)
-            if (seen.insert(source).second) add_encoders_upstream(graph, graph.nodes[source], seen, items);
-}
-
-/// The plugins whose code a node's result depends on.
-std::map<std::string, const ItemInfo*> items_of(const Graph& graph, const GraphNode& node, const Registry& registry) {
-    std::map<std::string, const ItemInfo*> items;
-    if (node.item != nullptr) items[node.item->name()] = node.item;
-    add_named_items(node.params, registry, items);
-    std::set<size_t> seen;
-    if (node.type->torch) add_encoders_upstream(graph, node, seen, items);
-    return items;
-}
-
 }  // namespace
 
 Json lock_of(const Graph& graph, const Registry& registry) {
     Json plugins = Json::object();
-    for (const GraphNode& node : graph.nodes)
-        for (const auto& [name, item] : items_of(graph, node, registry))
+    const HostFacts none;
+    const Keys keys(graph, registry, none, 1);
+    for (size_t n = 0; n < graph.nodes.size(); ++n)
+        for (const auto& [name, item] : keys.items_of(n))
             if (!plugins.contains(name))
                 plugins[name] = {{"version", item->version},
                                  {"build", item->build},
                                  {"interface", item->interface_id},
                                  {"library", item->library.filename().string()},
-                                 {"sha256", sha256_file(item->library)}};
+                                 {"sha256", file_hashes().sha256(item->library)}};
     return plugins;
 }
 
-std::string node_key(const Graph& graph, const GraphNode& node,
-                     const std::vector<std::vector<std::string>>& input_digests, const Registry& registry,
-                     const HostFacts& host, unsigned threads, Json& record) {
-    Json inputs = Json::object();
-    size_t at = 0;
-    for (const auto& [port, sources] : node.inputs) inputs[port] = input_digests.at(at++);
-    record = {{"format", "biophony-key/0"},     {"type", node.type->name}, {"sources", node.type->sources},
-              {"params", params_for_key(node)}, {"seed", node.seed},       {"inputs", inputs}};
+Keys::Keys(const Graph& graph, const Registry& registry, const HostFacts& host, unsigned threads)
+    : graph_(graph), registry_(registry), host_(host), threads_(threads), encoders_(graph.nodes.size()) {
+    // Every node stands behind its inputs, so one walk does.
+    for (size_t n = 0; n < graph.nodes.size(); ++n) {
+        const ItemInfo* item = graph.nodes[n].item;
+        if (item != nullptr && item->kind == "encoder") encoders_[n].insert(item);
+        for (const auto& [port, sources] : graph.nodes[n].inputs)
+            for (const size_t source : sources) encoders_[n].insert(encoders_[source].begin(), encoders_[source].end());
+    }
+}
+
+std::map<std::string, const ItemInfo*> Keys::items_of(size_t n) const {
+    const GraphNode& node = graph_.nodes[n];
+    std::map<std::string, const ItemInfo*> items;
+    if (node.item != nullptr) items[node.item->name()] = node.item;
+    add_named_items(node.params, registry_, items);
+    if (node.type->torch)
+        for (const ItemInfo* encoder : encoders_[n]) items[encoder->name()] = encoder;
+    return items;
+}
+
+Json Keys::record_without_inputs(size_t n) const {
+    const GraphNode& node = graph_.nodes[n];
+    Json record = {{"format", "biophony-key/0"},
+                   {"type", node.type->name},
+                   {"sources", node.type->sources},
+                   {"params", params_for_key(node)},
+                   {"seed", node.seed}};
+    // Which of the plugins below is the node itself; others may be named by its parameters.
+    if (node.item != nullptr) record["item"] = node.item->name();
     if (node.type->named) record["node"] = node.id;
     if (!node.names.empty()) record["names"] = node.names;
     record["plugins"] = Json::object();
-    for (const auto& [name, item] : items_of(graph, node, registry)) record["plugins"][name] = item->build;
+    for (const auto& [name, item] : items_of(n)) record["plugins"][name] = item->build;
     if (node.type->torch)
         record["torch"] = {
-            {"libtorch", host.libtorch}, {"device", "cpu"}, {"cpu", host.cpu_class}, {"threads", threads}};
-    else if (node.type->uses_libtorch && node.type->uses_libtorch(node, registry))
-        record["torch"] = {{"libtorch", host.libtorch}, {"device", "cpu"}, {"cpu", host.cpu_class}};
+            {"libtorch", host_.libtorch}, {"device", "cpu"}, {"cpu", host_.cpu_class}, {"threads", threads_}};
+    else if (node.type->uses_libtorch && node.type->uses_libtorch(node, registry_))
+        record["torch"] = {{"libtorch", host_.libtorch}, {"device", "cpu"}, {"cpu", host_.cpu_class}};
+    return record;
+}
+
+Json Keys::record(size_t n, const std::vector<std::vector<std::string>>& input_digests) const {
+    Json record = record_without_inputs(n), inputs = Json::object();
+    size_t at = 0;
+    for (const auto& [port, sources] : graph_.nodes[n].inputs) inputs[port] = input_digests.at(at++);
+    record["inputs"] = std::move(inputs);
+    return record;
+}
+
+std::string key_of_record(const Json& record) {
     return sha256_hex(canonical(record));
 }
 

@@ -270,6 +270,7 @@ private:
         std::error_code ignored;
         for (const auto& entry : fs::directory_iterator(out_ / "nodes", ignored))
             if (!folders.contains(entry.path().filename().string())) fs::remove_all(entry.path(), ignored);
+        const Json outputs = show_outputs(work);
         for (const SkippedFile& file : result.skipped)
             skipped_rows += csv_field(file.file) + "," + csv_field(file.reason) + "\n";
         write_json(out_ / "metrics.json", metrics);
@@ -299,8 +300,37 @@ private:
                       {"threads", options_.threads},
                       {"system", fmt::format("{} {} {}", system.sysname, system.release, system.machine)}}},
                     {"store", work.store().root().string()},
+                    {"outputs", outputs},
                     {"nodes", nodes}});
         return result;
+    }
+
+    /// Links the results that the pipeline names under outputs/. Returns the ids behind each name.
+    Json show_outputs(const Work& work) {
+        const fs::path folder = out_ / "outputs";
+        Json outputs = Json::object();
+        std::set<fs::path> kept;
+        for (const GraphOutput& output : graph_.outputs) {
+            outputs[output.name] = Json::array();
+            for (const size_t n : output.nodes) {
+                outputs[output.name].push_back(graph_.nodes[n].id);
+                const fs::path named = folder / output.name,
+                               target = output.many ? named / folder_name(graph_.nodes[n].id) : named;
+                // As in nodes/, what an earlier run left of nodes outside of the selected part stays.
+                const bool there = is_there(outcomes_[n].state);
+                if (there) expose(work.done()[n]->result, target);
+                if (there || outcomes_[n].state == NodeState::kNotSelected) kept.insert({named, target});
+            }
+        }
+        auto remove_others = [&](const fs::path& from) {
+            std::error_code ignored;
+            for (const auto& entry : fs::directory_iterator(from, ignored))
+                if (!kept.contains(entry.path())) fs::remove_all(entry.path(), ignored);
+        };
+        remove_others(folder);
+        for (const GraphOutput& output : graph_.outputs)
+            if (output.many) remove_others(folder / output.name);
+        return outputs;
     }
 
     const Clock::time_point begin_ = Clock::now();

@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -14,6 +15,10 @@
 #include <mutex>
 #include <set>
 #include <thread>
+#include <ctime>
+#include <fstream>
+#include <sstream>
+#include <tuple>
 
 #include "base/sha256.hpp"
 
@@ -239,6 +244,7 @@ private:
 
 Store::Store(fs::path root) : root_(fs::absolute(std::move(root)).lexically_normal()) {
     for (const char* folder : {"objects", "tmp", "unsynced"}) make_folders(root_ / folder);
+    in_use_ = std::make_shared<const StoreLock>(root_, StoreLock::Kind::kShared);
     std::error_code ignored;
     for (const auto& entry : fs::directory_iterator(root_ / "tmp", ignored))
         if (is_left_over(entry.path())) fs::remove_all(entry.path(), ignored);
@@ -351,6 +357,197 @@ void Store::verify(const StoredResult& result) const {
                                     found.substr(0, 12), expected.substr(0, 12), result.folder.string()),
                         {.file = path.string()});
     }
+}
+
+void Store::used(const StoredResult& result) const {
+    constexpr time_t kOften = 3600;  // seconds
+    const fs::path path = result.folder / "result.json";
+    struct stat status {};
+    if (::stat(path.c_str(), &status) != 0 || std::time(nullptr) - status.st_mtim.tv_sec < kOften) return;
+    (void)::utimensat(AT_FDCWD, path.c_str(), nullptr, 0);  // a store that can't be written to isn't pruned either
+}
+
+namespace {
+
+/// "biophony run p.json (process 123)" for each process that holds the lock, as far as the system tells.
+std::vector<std::string> holders_of(const fs::path& lock) {
+    struct stat status {};
+    std::vector<std::string> out;
+    if (::stat(lock.c_str(), &status) != 0) return out;
+    // "1: FLOCK  ADVISORY  READ 123 fd:01:4711 0 EOF"; the device isn't everywhere the one that stat() tells.
+    std::ifstream locks("/proc/locks");
+    for (std::string line; std::getline(locks, line);) {
+        std::istringstream fields(line);
+        std::string number, kind, mode, access, pid, file;
+        fields >> number >> kind >> mode >> access >> pid >> file;
+        if (kind != "FLOCK" || !file.ends_with(":" + std::to_string(status.st_ino)) || pid == "0") continue;
+        std::ifstream in("/proc/" + pid + "/cmdline");
+        std::string command((std::istreambuf_iterator<char>(in)), {});
+        std::replace(command.begin(), command.end(), '\0', ' ');
+        while (command.ends_with(' ')) command.pop_back();
+        out.push_back(command.empty() ? "process " + pid : fmt::format("{} (process {})", command, pid));
+    }
+    std::sort(out.begin(), out.end());
+    out.erase(std::unique(out.begin(), out.end()), out.end());
+    return out;
+}
+
+bool is_key(const std::string& name) {
+    return name.size() >= 3 && name.find_first_not_of("0123456789abcdef") == std::string::npos;
+}
+
+}  // namespace
+
+StoreLock::StoreLock(const fs::path& root, Kind kind) {
+    const fs::path path = root / "lock";
+    const bool exclusive = kind == Kind::kExclusive;
+    fd_ = ::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0666);
+    if (fd_ < 0) fd_ = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
+    if (fd_ < 0) {
+        if (!exclusive) return;
+        throw_errno("lock", path);
+    }
+    while (::flock(fd_, exclusive ? LOCK_EX | LOCK_NB : LOCK_SH) != 0) {
+        if (errno == EINTR) continue;
+        const int problem = errno;
+        ::close(fd_);
+        fd_ = -1;
+        if (!exclusive) return;
+        errno = problem;
+        if (problem != EWOULDBLOCK) throw_errno("lock", path);
+        const std::vector<std::string> holders = holders_of(path);
+        throw Error(Code::kRunFailed,
+                    fmt::format("the store is in use by {}; nothing was removed",
+                                holders.empty() ? "another process" : fmt::format("{}", fmt::join(holders, ", "))),
+                    {.file = root.string()});
+    }
+}
+
+StoreLock::~StoreLock() {
+    if (fd_ >= 0) ::close(fd_);
+}
+
+std::string StoreEntry::text(const char* name) const {
+    if (!record.is_object()) return {};
+    const Json value = record.value(name, Json());
+    return value.is_string() ? value.get<std::string>() : std::string();
+}
+
+double StoreEntry::seconds() const {
+    if (!record.is_object()) return 0;
+    const Json value = record.value("seconds", Json());
+    return value.is_number() ? value.get<double>() : 0;
+}
+
+std::vector<StoreEntry> list_store(const fs::path& root) {
+    std::error_code problem;
+    if (!fs::is_directory(root / "objects", problem))
+        throw Error(Code::kInvalid,
+                    fs::exists(root, problem) ? "is no store: it lacks the folder 'objects'" : "there is no such store",
+                    {.file = root.string()});
+    std::vector<StoreEntry> out;
+    for (const auto& part : fs::directory_iterator(root / "objects")) {
+        if (!part.is_directory()) continue;
+        for (const auto& folder : fs::directory_iterator(part.path(), problem)) {
+            StoreEntry entry{.key = folder.path().filename().string(), .folder = folder.path()};
+            if (!is_key(entry.key) || entry.key.substr(0, 2) != part.path().filename()) continue;
+            struct stat status {};
+            if (::stat((entry.folder / "result.json").c_str(), &status) == 0 ||
+                ::stat(entry.folder.c_str(), &status) == 0)
+                entry.used = status.st_mtim.tv_sec;
+            try {
+                entry.record = Json::parse(read_file(entry.folder / "result.json"), nullptr, false);
+                if (!entry.record.is_object()) entry.record = nullptr;
+                if (entry.record.is_object())
+                    for (const Json& file : entry.record.at("files")) entry.bytes += file.at("bytes").get<uint64_t>();
+            } catch (const std::exception&) {
+                entry.record = nullptr;
+            }
+            if (entry.record.is_null()) {
+                entry.bytes = 0;
+                for (const auto& file : fs::recursive_directory_iterator(entry.folder, problem))
+                    if (file.is_regular_file()) entry.bytes += file.file_size();
+            }
+            out.push_back(std::move(entry));
+        }
+    }
+    std::sort(out.begin(), out.end(), [](const StoreEntry& a, const StoreEntry& b) { return a.key < b.key; });
+    return out;
+}
+
+std::vector<std::string> faults_of(const StoreEntry& entry) {
+    std::error_code problem;
+    if (!fs::exists(entry.folder / "result.json", problem)) return {"result.json is missing"};
+    if (!entry.record.is_object()) return {"result.json can't be read"};
+    std::vector<std::string> out;
+    try {
+        if (entry.record.at("key") != entry.key) out.push_back("result.json is that of another key");
+        const Json files = entry.record.at("files");
+        if (entry.record.at("digest") != digest_of(files, false)) out.push_back("the digest is not that of the files");
+        for (const Json& file : files) {
+            const std::string name = file.at("name");
+            const fs::path path = entry.folder / name;
+            if (!fs::is_regular_file(path, problem))
+                out.push_back(name + " is missing");
+            else if (const uint64_t bytes = fs::file_size(path), expected = file.at("bytes"); bytes != expected)
+                out.push_back(fmt::format("{} has {} bytes, expected {}", name, bytes, expected));
+            else if (sha256_file(path) != file.at("sha256"))
+                out.push_back(name + " was changed");
+        }
+    } catch (const Json::exception&) {
+        out.push_back("result.json lacks what it should have");
+    } catch (const Error& error) {
+        out.push_back(error.what());
+    }
+    return out;
+}
+
+std::vector<StoreEntry> choose_for_pruning(std::vector<StoreEntry> entries, std::optional<int64_t> before,
+                                           std::optional<uint64_t> keep_bytes) {
+    std::sort(entries.begin(), entries.end(), [](const StoreEntry& a, const StoreEntry& b) {
+        return std::tie(a.used, a.key) < std::tie(b.used, b.key);
+    });
+    uint64_t left = 0;
+    for (const StoreEntry& entry : entries) left += entry.bytes;
+    size_t count = 0;
+    for (; count < entries.size(); ++count) {
+        const StoreEntry& entry = entries[count];
+        if (!(before && entry.used < *before) && !(keep_bytes && left > *keep_bytes)) break;
+        left -= entry.bytes;
+    }
+    entries.resize(count);
+    return entries;
+}
+
+Removed remove_results(const fs::path& root, const std::vector<StoreEntry>& entries, bool dry_run) {
+    std::optional<StoreLock> lock;
+    if (!dry_run) lock.emplace(root, StoreLock::Kind::kExclusive);
+    Removed removed;
+    for (const StoreEntry& entry : entries) {
+        std::error_code problem;
+        // Between the look at the store and the lock a run may have used it, or another process removed it.
+        struct stat status {};
+        if (::stat((entry.folder / "result.json").c_str(), &status) == 0 && status.st_mtim.tv_sec > entry.used)
+            continue;
+        removed.bytes += entry.bytes;
+        for (const auto& file : fs::recursive_directory_iterator(entry.folder, problem))
+            if (file.is_regular_file(problem) && file.hard_link_count(problem) > 1)
+                removed.held += file.file_size(problem);
+        if (dry_run) continue;
+        // First out of the way in one step, so that a kill leaves no half of it.
+        make_folders(root / "tmp");
+        const fs::path aside = root / "tmp" / unique_name();
+        if (::rename(entry.folder.c_str(), aside.c_str()) != 0) {
+            if (errno == ENOENT) continue;
+            throw_errno("remove", entry.folder);
+        }
+        fs::remove_all(aside, problem);
+        if (problem) {
+            errno = problem.value();
+            throw_errno("remove", aside);
+        }
+    }
+    return removed;
 }
 
 }  // namespace biophony

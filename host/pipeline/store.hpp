@@ -3,6 +3,7 @@
 //   <store>/objects/ab/abcdef…/      the result's files, read-only, and result.json: key record, digest, hashes, timing
 //   <store>/tmp/<machine>~<process>/ results being made; left-overs of dead processes are removed
 //   <store>/unsynced/<key>           this result may not be on the disk yet; holds the boot in which it was made
+//   <store>/lock                     held shared by every Store, exclusively while results are removed
 //
 // A result is written into tmp and renamed into place, so a kill at any moment leaves the old state or the new. Syncing
 // follows behind, several results at a time: a power loss in between can damage results whose mark in unsynced/ says so,
@@ -12,6 +13,7 @@
 // bytes.
 #pragma once
 
+#include <cstdint>
 #include <filesystem>
 #include <memory>
 #include <optional>
@@ -32,10 +34,26 @@ struct StoredResult {
     Json record;         ///< result.json
 };
 
+/// A store's lock file, held until the end of this object or of the process.
+class StoreLock {
+public:
+    enum class Kind { kShared, kExclusive };
+    /// Shared: waits for who removes results; where the file system has no locks, or the store can't be written to, it
+    /// goes on without. Exclusive: throws Error(kRunFailed) that names the processes that hold it.
+    StoreLock(const fs::path& root, Kind kind);
+    ~StoreLock();
+    StoreLock(const StoreLock&) = delete;
+    StoreLock& operator=(const StoreLock&) = delete;
+
+private:
+    int fd_ = -1;
+};
+
 /// Any thread; several at once.
 class Store {
 public:
-    /// Makes the folders and clears what dead processes left. Throws Error(kRunFailed).
+    /// Makes the folders and clears what dead processes left. Until its end no result is removed by another process.
+    /// Throws Error(kRunFailed).
     explicit Store(fs::path root);
     ~Store();  ///< settles, and tells no failure
     Store(const Store&) = delete;
@@ -53,6 +71,8 @@ public:
     /// Waits until all that this object has put or found is on the disk. Throws Error(kRunFailed) where a result couldn't
     /// be synced; it is taken out of the store again.
     void settle() const;
+    /// Notes that the result was used now, for prune_store(): the time of its result.json, set once an hour at most.
+    void used(const StoredResult& result) const;
 
 private:
     class Syncing;
@@ -60,6 +80,41 @@ private:
     fs::path object(const std::string& key) const;
     fs::path root_;
     std::unique_ptr<Syncing> syncing_;
+    std::shared_ptr<const StoreLock> in_use_;
 };
+
+/// A result as the store's keeper sees it.
+struct StoreEntry {
+    std::string key;
+    fs::path folder;
+    Json record;         ///< result.json; null where it is missing or can't be read
+    uint64_t bytes = 0;  ///< of its files
+    int64_t used = 0;    ///< when it was last used or made, in seconds since 1970
+
+    std::string text(const char* name) const;  ///< of the record: "node", "type"; empty where there is none
+    double seconds() const;                    ///< how long it took; 0 where that isn't known
+};
+
+/// All results of a store, by key. Writes nothing and holds no lock, so results may come and go meanwhile. Throws
+/// Error(kInvalid) where the folder is no store.
+std::vector<StoreEntry> list_store(const fs::path& root);
+
+/// What is wrong with a result: missing and changed files, an unreadable result.json; empty where nothing is. Reads all
+/// of its bytes.
+std::vector<std::string> faults_of(const StoreEntry& entry);
+
+/// What removing results freed.
+struct Removed {
+    uint64_t bytes = 0;  ///< of the results
+    uint64_t held = 0;   ///< of these, what stays on the disk, because run directories link the files
+};
+
+/// Removes results whole. Throws Error(kRunFailed) where a process uses the store. `dry_run` = only says what would be.
+Removed remove_results(const fs::path& root, const std::vector<StoreEntry>& entries, bool dry_run);
+
+/// Which results prune takes: those last used before `before` (seconds since 1970), then the least recently used ones
+/// until the others have at most `keep_bytes`.
+std::vector<StoreEntry> choose_for_pruning(std::vector<StoreEntry> entries, std::optional<int64_t> before,
+                                           std::optional<uint64_t> keep_bytes);
 
 }  // namespace biophony

@@ -11,6 +11,7 @@ Work::Work(const Graph& graph, const Registry& registry, const RunOptions& optio
       options_(options),
       observer_(observer),
       store_(options.store),
+      keys_(graph, registry, options.host, options.threads),
       executor_(std::move(executor)),
       done_(graph.nodes.size()) {
     if (executor_ == nullptr && !options.launch.prefix.empty()) {
@@ -31,7 +32,8 @@ std::optional<std::string> Work::key_of(size_t i, Json& record) const {
             digests.back().push_back(done_[source]->result.digest);
         }
     }
-    return node_key(graph_, graph_.nodes[i], digests, registry_, options_.host, options_.threads, record);
+    record = keys_.record(i, digests);
+    return key_of_record(record);
 }
 
 bool Work::take(size_t i) {
@@ -44,6 +46,7 @@ bool Work::take(size_t i) {
 bool Work::take(size_t i, const std::string& key) {
     std::optional<StoredResult> found = store_.find(key);
     if (!found) return false;
+    store_.used(*found);
     set(i, std::move(*found), true);
     return true;
 }

@@ -50,6 +50,7 @@ private:
     const RunOptions& options_;
     RunObserver& observer_;
     Store store_;
+    Keys keys_;
     std::unique_ptr<Executor> executor_;
     std::vector<std::optional<Done>> done_;
 };

@@ -83,7 +83,33 @@ TEST_CASE("JSON texts are strict and know their places") {
     CHECK(problems_of("").at(0).find("not JSON") != std::string::npos);
     CHECK(problems_of("{\"a\": \"\xff\"}").at(0).find("not JSON") != std::string::npos);
     CHECK(problems_of(std::string(100000, '[')).at(0) == "p.json:1:201: nested more than 200 deep");
-    CHECK(problems_of("{\"a\": NaN}").size() == 1);
+    CHECK(problems_of("{\"a\": -Infinity}") ==
+          std::vector<std::string>{"p.json:1:8: not JSON: JSON has no NaN and no infinity"});
+    CHECK(problems_of("{\"a\": NaN}").at(0).find("no NaN") != std::string::npos);
+    CHECK(problems_of("{\"a\": True}").at(0).find("in small letters") != std::string::npos);
+    CHECK(problems_of("{'a': 1}").at(0).find("double quotes") != std::string::npos);
+    CHECK(problems_of("{a: 1}").at(0).find("double quotes") != std::string::npos);
+    CHECK(problems_of("[1,\n ]") ==
+          std::vector<std::string>{"p.json:2:2: not JSON: there is a comma behind the last item; take it out"});
+    CHECK(problems_of(std::string("{\0\"\0", 4)).at(0).find("UTF-16") != std::string::npos);
+    CHECK(problems_of("\xff\xfe{").at(0).find("UTF-16") != std::string::npos);
+    CHECK(problems_of("\xef\xbb\xbf{\"a\": 1}").empty());  // a byte order mark says nothing wrong
+    // What a parser would turn into another number without a word.
+    CHECK(problems_of("[1, 18446744073709551616]")
+              .at(0)
+              .find("p.json:1:5: /1: the whole number 18446744073709551616 is too large") == 0);
+    CHECK(problems_of("[-9223372036854775809]").size() == 1);
+    CHECK(problems_of("[-9223372036854775808, 18446744073709551615, -0, 1e30, 0.1]").empty());
+    CHECK(problems_of("{\"1e999\": [1,\n 1e999]}") ==
+          std::vector<std::string>{"p.json:2:2: the number 1e999 is too large"});
+    // Pointers below a long key would fill the memory.
+    std::string long_key = "{\"" + std::string(1 << 20, 'k') + "\": [0";
+    for (int i = 0; i < 100'000; ++i) long_key += ",0";
+    CHECK(problems_of(long_key + "]}") ==
+          std::vector<std::string>{"p.json:1:2: found a key of 1048576 bytes, expected at most 1000"});
+    std::string twice = "{\"a\": 1";
+    for (int i = 0; i < 5000; ++i) twice += ", \"a\": 1";
+    CHECK(problems_of(twice + "}").size() == 1000);
 }
 
 TEST_CASE("canonical JSON is one text, and refuses what JSON doesn't have") {

@@ -83,8 +83,9 @@ class Examples(unittest.TestCase):
     def test_every_pipeline_passes_the_checker(self):
         with Folder() as folder:
             clips_csv(folder.path)
-            for pipeline in [PIPELINES / "quickstart.json", PIPELINES / "pretrain-base.json", *sorted((PIPELINES / "real").glob("*.json")), *sorted((PIPELINES / "task-arithmetic").glob("*.json"))]:
-                settings = [] if pipeline.name == "quickstart.json" or pipeline.parent.name == "task-arithmetic" else ["--set", f"params.recordings={folder.path / 'clips.csv'}"]
+            for pipeline in [PIPELINES / "quickstart.json", PIPELINES / "pretrain-base.json", *sorted((PIPELINES / "real").glob("*.json")), *sorted((PIPELINES / "task-arithmetic").glob("*.json")),
+                             PIPELINES / "contributors" / "table.json"]:
+                settings = [] if pipeline.name == "quickstart.json" or pipeline.parent.name in ("task-arithmetic", "contributors") else ["--set", f"params.recordings={folder.path / 'clips.csv'}"]
                 check = folder.run("check", str(pipeline), *settings)
                 self.assertEqual(check.returncode, 0, f"{pipeline}: {check.stderr}")
 
@@ -137,6 +138,40 @@ class Examples(unittest.TestCase):
                 table = json.loads((folder.path / name / "nodes" / "table" / "table.json").read_text())
                 self.assertEqual({(row["model"], row["head"]) for row in table["rows"]}, expected, name)
                 self.assertIn("accuracy on the valid clips", run.stdout)
+
+    def test_contributors_and_their_pipeline(self):
+        """With a small encoder and short clips: the same for all contributors, by the names that outputs have."""
+        with Folder() as folder:
+            pipeline = json.loads((PIPELINES / "contributors" / "table.json").read_text())
+            pipeline["params"] = {"seed": 7, "epochs": 1}
+            pipeline["nodes"]["base"]["with"] = dict(TINY, window_seconds=0.5)
+            pipeline["nodes"]["clips[place]"]["with"].update(species=2, recordings=5, clips=1, clip_seconds=0.5)
+            folder.write("p.json", pipeline)
+            folder.write("contributor.json", json.loads((PIPELINES / "contributors" / "contributor.json").read_text()))
+            run = folder.run("run", "p.json", "--out", "run", "--threads", "2")
+            self.assertEqual(run.returncode, 0, run.stderr)
+            out = folder.path / "run"
+            table = json.loads((out / "outputs" / "table" / "table.json").read_text())
+            rows = {(row["model"], row["head"]) for row in table["rows"]}
+            self.assertIn(("iso-c", "concatenate.raw"), rows)
+            self.assertNotIn(("average", "concatenate.raw"), rows)
+            self.assertIn(("joint", "own"), rows)
+            manifest = json.loads((out / "manifest.json").read_text())
+            self.assertEqual(manifest["outputs"]["contributions"], ["contributor.vector[pond]", "contributor.vector[meadow]"])
+            self.assertEqual(sorted(path.name for path in (out / "outputs" / "contributions").iterdir()),
+                             ["contributor.vector[meadow]", "contributor.vector[pond]"])
+            vector = "contributor.vector[pond]/task_vector.safetensors"
+            self.assertEqual((out / "outputs" / "contributions" / vector).read_bytes(), (out / "nodes" / vector).read_bytes())
+            # What was kept runs by itself, makes nothing again, and what it doesn't name any more is gone.
+            kept = json.loads((out / "pipeline.effective.json").read_text())
+            self.assertNotIn("pipelines", kept)
+            del kept["outputs"]["merged"]
+            folder.write("elsewhere.json", kept)
+            again = folder.run("run", "elsewhere.json", "--out", "run", "--threads", "2")
+            self.assertEqual(again.returncode, 0, again.stderr)
+            manifest = json.loads((out / "manifest.json").read_text())
+            self.assertEqual({node["state"] for node in manifest["nodes"] if node["use"] in ("fine-tune", "compose", "head")}, {"cached"})
+            self.assertEqual(sorted(path.name for path in (out / "outputs").iterdir()), ["contributions", "table"])
 
     def test_real_recordings_as_they_lie(self):
         with Folder() as folder:

@@ -531,3 +531,32 @@ TEST_CASE("many small nodes cost little") {
     if (std::getenv("BPH_SHOW_TIMES") != nullptr)
         WARN("made " << made.count() / 300 << " ms a node; cached " << cached.count() / 300 << " ms");
 }
+
+TEST_CASE("named outputs are linked under their names, and follow the pipeline") {
+    Pipeline p;
+    p.add("a[bird]", "plain");
+    p.add("a[x/y]", "plain");
+    p.add("b", "plain", {"a[bird]"});
+    p.graph.outputs = {{.name = "result", .nodes = {2}}, {.name = "parts", .nodes = {0, 1}, .many = true}};
+    p.run();
+    const fs::path outputs = p.options.out / "outputs";
+    auto manifest = [&] { return read_json(p.options.out / "manifest.json").at("outputs"); };
+    CHECK(manifest() == Json::parse(R"({"result": ["b"], "parts": ["a[bird]", "a[x/y]"]})"));
+    CHECK(read_file(outputs / "result" / "out.txt") == read_file(p.options.out / "nodes" / "b" / "out.txt"));
+    CHECK(fs::exists(outputs / "parts" / "a[bird]" / "out.txt"));
+    CHECK(fs::exists(outputs / "parts" / "a[x%2Fy]" / "out.txt"));
+    // Others now: a list where one was, fewer in the list, one name gone.
+    p.graph.outputs = {{.name = "parts", .nodes = {1}, .many = true}, {.name = "other", .nodes = {0}}};
+    p.run();
+    CHECK(!fs::exists(outputs / "result"));
+    CHECK(!fs::exists(outputs / "parts" / "a[bird]"));
+    CHECK(fs::exists(outputs / "parts" / "a[x%2Fy]" / "out.txt"));
+    p.graph.outputs = {{.name = "parts", .nodes = {1}}};
+    p.run();
+    CHECK(fs::exists(outputs / "parts" / "out.txt"));
+    CHECK(!fs::exists(outputs / "parts" / "a[x%2Fy]"));
+    CHECK(!fs::exists(outputs / "other"));
+    p.graph.outputs.clear();
+    p.run();
+    CHECK((!fs::exists(outputs) || fs::is_empty(outputs)));
+}

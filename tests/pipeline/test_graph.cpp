@@ -3,6 +3,7 @@
 // intended change run with UPDATE=1 and read the difference.
 #include <algorithm>
 #include <catch2/catch.hpp>
+#include <chrono>
 #include <cstdlib>
 #include <fstream>
 #include <random>
@@ -32,6 +33,7 @@ std::vector<std::string> lines_of(const std::string& text) {
 }
 
 Overrides overrides_beside(const fs::path& file) {
+    std::vector<Diagnostic> problems;
     Overrides out{.working_folder = kFolder / "elsewhere"};
     const fs::path args = fs::path(file).replace_extension(".args");
     if (!fs::exists(args)) return out;
@@ -40,7 +42,7 @@ Overrides overrides_beside(const fs::path& file) {
         if (line.starts_with("--set "))
             out.set.push_back(parse_set(value));
         else
-            out.params_files.emplace_back(value, read_json(out.working_folder / value));
+            out.params_files.push_back(JsonText::parse(read_file(out.working_folder / value), value, problems));
     }
     return out;
 }
@@ -62,7 +64,9 @@ std::string told(const std::vector<Diagnostic>& problems) {
     std::string out;
     for (const Diagnostic& problem : problems) {
         std::string line = problem.text();
-        if (problem.where.line > 0) line = line.substr(problem.where.file.size() + 1);  // "3:7: …"
+        const fs::path file = problem.where.file;
+        if (problem.where.line > 0 && file.extension() == ".json" && file.parent_path().filename() != "parts")
+            line = line.substr(problem.where.file.size() + 1);  // of the pipeline itself: "3:7: …"
         if (problem.code != Code::kInvalid) line += fmt::format(" [status {}]", static_cast<int>(problem.code));
         out += line + "\n";
     }
@@ -81,6 +85,11 @@ std::string told(const Graph& graph) {
             out += "\n";
         }
     }
+    for (const GraphOutput& output : graph.outputs) {
+        out += fmt::format("output {}{}:", output.name, output.many ? "/" : "");
+        for (const size_t n : output.nodes) out += " " + graph.nodes.at(n).id;
+        out += "\n";
+    }
     return without_folder(out);
 }
 
@@ -91,6 +100,11 @@ std::vector<std::string> by_id(const Graph& graph) {
         std::string line = fmt::format("{} {} {}", node.id, node.seed, canonical(node.params));
         for (const auto& [port, sources] : node.inputs)
             for (const size_t source : sources) line += " " + port + ":" + graph.nodes.at(source).id;
+        out.push_back(line);
+    }
+    for (const GraphOutput& output : graph.outputs) {
+        std::string line = "output " + output.name + (output.many ? "/" : "");
+        for (const size_t n : output.nodes) line += " " + graph.nodes.at(n).id;
         out.push_back(line);
     }
     std::sort(out.begin(), out.end());
@@ -261,6 +275,127 @@ TEST_CASE("a product of axes that nobody could run is refused") {
         "product.json");
     REQUIRE(checked.problems.size() == 1);
     CHECK(checked.problems[0].message == "stands for more than 10000 nodes, expected fewer");
+}
+
+namespace {
+
+std::string ten_thousand_values() {
+    std::string out = "0";
+    for (int v = 1; v < 10'000; ++v) out += fmt::format(", {}", v);
+    return out;
+}
+
+/// What is said of a text, in how many seconds.
+std::pair<std::string, double> told_in(const std::string& text) {
+    const auto begin = std::chrono::steady_clock::now();
+    const std::string out = told(check(text, kFolder / "good" / "generated.json").problems);
+    return {out, std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count()};
+}
+
+}  // namespace
+
+TEST_CASE("what nobody could run is refused before it fills the memory or the evening") {
+    const std::string axes = R"({"biophony": 1, "axes": {"i": [)" + ten_thousand_values() + R"(]}, )";
+    const std::string base =
+        R"("base": {"use": "encoder:beats"}, "clips": {"use": "dataset:table", "with": {"file": "data/clips.csv"}})";
+    std::string nodes;
+    SECTION("connections") {
+        nodes = base + R"(, "e[i]": {"use": "fine-tune", "in": {"encoder": "base", "data": "clips"}},
+            "v[i]": {"use": "task-vector", "in": {"base": "base", "model": "e[i]"}},
+            "c[i]": {"use": "compose", "in": {"base": "base", "vectors": "v[*]"}, "with": {"stages": [{"use": "merger:average"}]}}})";
+        const auto [said, seconds] = told_in(axes + R"("nodes": {)" + nodes + "}");
+        CHECK(said.find("more than 2000000 connections") != std::string::npos);
+        CHECK(seconds < 30);
+    }
+    SECTION("values of params") {
+        std::string params = R"("p0": ["x", "x", "x", "x", "x", "x", "x", "x", "x", "x"])";
+        for (int i = 1; i < 11; ++i)
+            params += fmt::format(R"(, "p{0}": [{{"param": "p{1}"}}, {{"param": "p{1}"}}])", i, i - 1);
+        nodes =
+            base +
+            R"(, "e[i]": {"use": "fine-tune", "in": {"encoder": "base", "data": "clips"}, "with": {"note": {"param": "p10"}}}})";
+        const auto [said, seconds] = told_in(axes + R"("params": {)" + params + R"(}, "nodes": {)" + nodes + "}");
+        CHECK(said.find("more than 4000000 values") != std::string::npos);
+        CHECK(seconds < 30);
+    }
+    SECTION("nodes") {
+        nodes = base;
+        for (int i = 0; i < 11; ++i)
+            nodes +=
+                fmt::format(R"(, "e{}[i]": {{"use": "fine-tune", "in": {{"encoder": "base", "data": "clips"}}}})", i);
+        const auto [said, seconds] = told_in(axes + R"("nodes": {)" + nodes + "}}");
+        CHECK(said.find("more than 100000 nodes") != std::string::npos);
+        CHECK(seconds < 30);
+    }
+    SECTION("params of a pipeline that many nodes take, many times") {
+        std::string list = "0", takes = R"({"param": "p"})";
+        for (int i = 1; i < 1000; ++i) list += ", 0";
+        for (int i = 1; i < 1000; ++i) takes += R"(, {"param": "p"})";
+        const auto [said, seconds] =
+            told_in(R"({"biophony": 1, "pipelines": {"s": {"params": {"p": [)" + list + R"(]},
+            "nodes": {"a": {"use": "encoder:beats", "with": {"depth": [)" +
+                    takes + R"(]}}}, "outputs": {"a": "a"}}}, "nodes": {"one": {"use": "pipeline:s"}}})");
+        CHECK(said.find("with its params put in, this is too large") != std::string::npos);
+        CHECK(seconds < 30);
+    }
+    SECTION("text") {
+        const auto [said, seconds] = told_in(R"({"biophony": 1, "notes": ")" + std::string(17 << 20, 'x') + "\"}");
+        CHECK(said.find("found 17 MiB") != std::string::npos);
+    }
+    SECTION("exclusions") {
+        std::string list = R"({"i": 0})";
+        for (int i = 1; i < 1001; ++i) list += R"(, {"i": 0})";
+        const auto [said, seconds] = told_in(axes + R"("exclude": [)" + list + R"(], "nodes": {)" + base + "}}");
+        CHECK(said.find("found 1001 exclusions, expected at most 1000") != std::string::npos);
+    }
+}
+
+TEST_CASE("no more problems are collected than anybody reads, and a mistake in many nodes is told once") {
+    std::string nodes = R"("base": {"use": "encoder:beats"})";
+    for (int i = 0; i < 3000; ++i) nodes += fmt::format(R"(, "e{}": {{"use": "fine-tun"}})", i);
+    CHECK(check(R"({"biophony": 1, "nodes": {)" + nodes + "}}", "many.json").problems.size() == 1000);
+    const Checked once = check(R"({"biophony": 1, "axes": {"i": [)" + ten_thousand_values() +
+                                   R"(]}, "nodes": {"base[i]": {"use": "encoder:beats", "with": {"dpeth": "{i}"}}},
+                                   "outputs": {"all": "base[*]"}})",
+                               "once.json");
+    CHECK(told(once.problems) != "");
+    CHECK(once.problems.size() == 1);
+}
+
+TEST_CASE("ten thousand nodes are checked in seconds at most") {
+    // About one on an idle machine; quadratic work would take minutes.
+    std::string nodes =
+        R"("base": {"use": "encoder:beats"}, "clips": {"use": "dataset:table", "with": {"file": "data/clips.csv"}})";
+    for (int i = 0; i < 10'000; ++i)
+        nodes += fmt::format(R"(, "e{}": {{"use": "fine-tune", "in": {{"encoder": "base", "data": "clips"}}}})", i);
+    const auto [said, seconds] = told_in(R"({"biophony": 1, "nodes": {)" + nodes + "}}");
+    CHECK(said == "");
+    CHECK(seconds < 30);
+}
+
+TEST_CASE("values of a --params file are told with their place, and its paths are relative to it") {
+    std::vector<Diagnostic> problems;
+    const std::string text =
+        "{\n  \"file\": \"clips.csv\",\n  \"epochs\": -1,\n  \"axes\": { \"taxon\": [\"bird\", \"a,b\"] }\n}";
+    Overrides overrides{.working_folder = kFolder};
+    overrides.params_files.push_back(JsonText::parse(text, "elsewhere/mine.json", problems));
+    const std::string pipeline =
+        R"({"biophony": 1, "params": {"file": "x", "epochs": 1}, "axes": {"taxon": ["frog"]}, "nodes": {
+        "base": {"use": "encoder:beats"}, "clips[taxon]": {"use": "dataset:table", "with": {"file": {"param": "file"}}},
+        "e": {"use": "fine-tune", "in": {"encoder": "base", "data": "clips[*]"}, "with": {"epochs": {"param": "epochs"}}}}})";
+    std::vector<std::string> found;
+    for (const Diagnostic& problem : check(pipeline, "p.json", overrides).problems) found.push_back(problem.text());
+    REQUIRE(found.size() == 2);
+    CHECK(found[0] ==
+          "elsewhere/mine.json:3:3: /epochs: found the number -1, expected a whole number from 0 to 10000 (used by "
+          "/nodes/e/with/epochs)");
+    CHECK(found[1].starts_with("elsewhere/mine.json:4:31: /axes/taxon/1: found the string \"a,b\""));
+    problems.clear();
+    overrides.params_files = {JsonText::parse(R"({"file": "clips.csv"})", "elsewhere/mine.json", problems)};
+    const Checked good = check(pipeline, "/nowhere/p.json", overrides);
+    CHECK(told(good.problems) == "");
+    CHECK(good.graph.nodes.at(good.graph.index_of("clips[frog]")).params.at("file") ==
+          (kFolder / "elsewhere" / "clips.csv").string());
 }
 
 TEST_CASE("--set values are JSON where they can be, else text") {

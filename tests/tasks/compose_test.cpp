@@ -100,13 +100,8 @@ Json record_of(const char* stages, unsigned threads, const Registry& plugins = r
     std::string told;
     const Graph graph = graph_of(stages, told, plugins);
     REQUIRE(told.empty());
-    const GraphNode& node = graph.nodes.at(graph.index_of("merged"));
-    RunOptions options;
-    options.threads = threads;
-    options.host = {.version = "1", .libtorch = "2.13.0", .cpu_class = "avx2"};
-    Json record;
-    node_key(graph, node, {{"b"}, {"1", "2"}}, plugins, options.host, options.threads, record);
-    return record;
+    const HostFacts host = {.version = "1", .libtorch = "2.13.0", .cpu_class = "avx2"};
+    return Keys(graph, plugins, host, threads).record(graph.index_of("merged"), {{"b"}, {"1", "2"}});
 }
 
 }  // namespace

@@ -90,9 +90,8 @@ TEST_CASE("vectors are called as the pipeline names them, or by their axis") {
         Json::parse(R"([{"use": "merger:task-arithmetic", "with": {"lambda_sum": 1, "coefficients": [1.0, -2.0]}}])"));
 
     // The key counts the plugin that does the work, and the names.
-    RunOptions options;
-    Json record;
-    node_key(graph, made, {{"b"}, {"1", "2"}}, registry(), options.host, options.threads, record);
+    const HostFacts host;
+    const Json record = Keys(graph, registry(), host, 1).record(graph.index_of("made"), {{"b"}, {"1", "2"}});
     CHECK(record["plugins"] == Json{{"merger:task-arithmetic", "build of task-arithmetic"}});
     CHECK(record["names"]["vectors"] == Json{"x", "y"});
 
