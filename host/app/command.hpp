@@ -8,6 +8,7 @@
 
 #include "base/error.hpp"
 #include "base/json.hpp"
+#include "pipeline/describe.hpp"
 #include "pipeline/graph.hpp"
 #include "pipeline/plan.hpp"
 #include "pipeline/run.hpp"
@@ -61,8 +62,9 @@ void add_format_option(options::options_description& described);
 std::string format_of(const options::variables_map& values);
 /// Where results are kept: --store, else $BIOPHONY_STORE, else a folder in the user's cache folder.
 std::filesystem::path store_of(const options::variables_map& values);
-/// Reads, checks and expands the pipeline. Prints all problems to standard error and sets `status` where there are any.
-Graph load_pipeline(const options::variables_map& values, const Registry& registry, int& status);
+/// Reads, checks, expands and describes the pipeline. Prints all problems and sets `status` where there are any.
+Graph load_pipeline(const options::variables_map& values, const Registry& registry, int& status,
+                    std::vector<NodeNote>* notes = nullptr);
 
 /// What --out and its like say.
 RunOptions run_options(const options::variables_map& values, const std::vector<std::string>& command_line);
@@ -74,11 +76,16 @@ void require_other_file(const char* option, const std::filesystem::path& out, co
 /// What a checkpoint has: container, tensors, configuration, labels, and what is left aside.
 void print_checkpoint(const Checkpoint& checkpoint);
 
+/// Whether --format json was given.
+bool wants_json(const options::variables_map& values);
+/// What --format json prints; docs/formats/schemas/check.schema.json.
+Json check_report(const std::vector<Diagnostic>& problems, const std::vector<NodeNote>& notes,
+                  const options::variables_map& values);
+/// Prints problems: one a line, and their number, to standard error; with --format json to standard output.
+void print_problems(const std::vector<Diagnostic>& problems, const options::variables_map& values);
+
 /// Tells the error and ends the process at once, whatever other threads do.
 [[noreturn]] void leave(const Error& error);
-
-/// Prints problems, one a line, and their number.
-void print_problems(const std::vector<Diagnostic>& problems);
 
 /// Set by Ctrl-C and SIGTERM.
 extern Cancel cancel;

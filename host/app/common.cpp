@@ -107,7 +107,8 @@ bool parse_pipeline(const std::vector<std::string>& arguments, const char* usage
     return parse(arguments, usage, summary, described, positional, values);
 }
 
-Graph load_pipeline(const options::variables_map& values, const Registry& registry, int& status) {
+Graph load_pipeline(const options::variables_map& values, const Registry& registry, int& status,
+                    std::vector<NodeNote>* notes) {
     Overrides overrides;
     overrides.working_folder = fs::current_path();
     std::vector<Diagnostic> problems;
@@ -134,13 +135,16 @@ Graph load_pipeline(const options::variables_map& values, const Registry& regist
     }
     Graph graph;
     if (problems.empty()) graph = make_graph(std::move(text), file, overrides, node_types(), registry, problems);
+    if (problems.empty()) {
+        GraphDescription described = describe_graph(graph, registry);
+        problems = std::move(described.problems);
+        if (notes != nullptr) *notes = std::move(described.notes);
+    }
     sort_problems(problems);
     if (!problems.empty()) {
-        print_problems(problems);
-        // A missing plugin has a status of its own, unless the pipeline is wrong, too.
-        const bool only_plugins =
-            std::all_of(problems.begin(), problems.end(), [](const Diagnostic& p) { return p.code == Code::kPlugin; });
-        status = static_cast<int>(only_plugins ? Code::kPlugin : Code::kInvalid);
+        print_problems(problems, values);
+        // A missing plugin and a file that can't be used have a status of their own, unless the pipeline is wrong, too.
+        status = static_cast<int>(code_of(problems));
     }
     return graph;
 }
@@ -195,7 +199,51 @@ void leave(const Error& error) {
     std::_Exit(static_cast<int>(error.code()));
 }
 
-void print_problems(const std::vector<Diagnostic>& problems) {
+namespace {
+
+Json record_of(const Diagnostic& problem) {
+    const char* code = "invalid";
+    switch (problem.code) {
+        case Code::kRunFailed: code = "run failed"; break;
+        case Code::kPlugin: code = "plugin"; break;
+        case Code::kCancelled: code = "cancelled"; break;
+        case Code::kInternal: code = "internal"; break;
+        case Code::kInvalid: break;
+    }
+    Json out = {{"code", code}, {"message", problem.message}};
+    if (!problem.where.file.empty()) out["file"] = problem.where.file;
+    if (problem.where.line > 0) out["line"] = problem.where.line;
+    if (problem.where.column > 0) out["column"] = problem.where.column;
+    if (!problem.where.pointer.empty()) out["pointer"] = problem.where.pointer;
+    if (!problem.where.node.empty()) out["node"] = problem.where.node;
+    return out;
+}
+
+}  // namespace
+
+bool wants_json(const options::variables_map& values) {
+    return values.count("format") > 0 && values["format"].as<std::string>() == "json";
+}
+
+Json check_report(const std::vector<Diagnostic>& problems, const std::vector<NodeNote>& notes,
+                  const options::variables_map& values) {
+    Json out = {{"format", "biophony-check/0"},
+                {"file", values["_file"].as<std::string>()},
+                {"ok", problems.empty()},
+                {"problems", Json::array()},
+                {"notes", Json::array()}};
+    for (const Diagnostic& problem : problems) out["problems"].push_back(record_of(problem));
+    for (const NodeNote& note : notes) {
+        out["notes"].push_back(record_of(note.what));
+        out["notes"].back().erase("code");
+    }
+    return out;
+}
+
+void print_problems(const std::vector<Diagnostic>& problems, const options::variables_map& values) {
+    if (wants_json(values))
+        return fmt::print("{}\n",
+                          check_report(problems, {}, values).dump(2, ' ', false, Json::error_handler_t::replace));
     constexpr size_t kMostShown = 100;
     for (size_t i = 0; i < std::min(problems.size(), kMostShown); ++i) fmt::print(stderr, "{}\n", problems[i].text());
     if (problems.size() > kMostShown) fmt::print(stderr, "… and {} more\n", problems.size() - kMostShown);

@@ -81,7 +81,7 @@ std::vector<MergeStage> stages_of(const Json& methods, const Registry& registry,
         if (const std::string what = check_stages(stages, bad, experts); !what.empty())
             problems.push_back({Code::kInvalid, {}, "--method: " + what});
     if (!problems.empty()) {
-        print_problems(problems);
+        print_problems(problems, {});
         const bool only_plugins =
             std::all_of(problems.begin(), problems.end(), [](const Diagnostic& p) { return p.code == Code::kPlugin; });
         status = static_cast<int>(only_plugins ? Code::kPlugin : Code::kInvalid);
@@ -259,8 +259,8 @@ int merge_command(const std::vector<std::string>& arguments) {
         if (stage.preset != nullptr) run.back()["preset"] = stage.preset->name();
     }
     const std::vector<std::string> names = names_of(experts);
-    GeometryObserver observer(
-        names, values.count("geometry") > 0 ? std::nullopt : std::optional(GeometryObserver::cheap(experts.size())));
+    GeometryObserver observer(names,
+                              values.count("geometry") > 0 ? std::nullopt : std::optional(GeometryObserver::kCheap));
     Console console;
     MergeOptions options{
         .threads = static_cast<unsigned>(threads),

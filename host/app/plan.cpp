@@ -34,7 +34,10 @@ void print_records(const Plan& plan, const Graph& graph, const std::string& file
                          {"inputs", inputs},
                          {"waits", waits},
                          {"implied", node.implied},
-                         {"seconds", planned.seconds ? Json(*planned.seconds) : Json(nullptr)}});
+                         {"seconds", planned.seconds ? Json(*planned.seconds) : Json(nullptr)},
+                         {"memory", planned.memory},
+                         {"memory_bytes", planned.memory_bytes ? Json(*planned.memory_bytes) : Json(nullptr)},
+                         {"bytes", planned.bytes ? Json(*planned.bytes) : Json(nullptr)}});
     }
     const Json out = {
         {"format", "biophony-plan/0"}, {"pipeline", file},        {"nodes", nodes},
@@ -79,7 +82,14 @@ int plan_command(const std::vector<std::string>& arguments) {
     const Graph graph = load_pipeline(values, registry, status);
     if (status != 0) return status;
     Console console;
-    const Plan plan = plan_graph(graph, registry, run_options(values, {}), console);
+    Plan plan;
+    try {
+        plan = plan_graph(graph, registry, run_options(values, {}), console);
+    } catch (const ProblemsError& error) {
+        console.clear();
+        print_problems(error.problems(), values);
+        return static_cast<int>(error.code());
+    }
     console.clear();
     if (format == "json") {
         print_records(plan, graph, values["_file"].as<std::string>());
@@ -91,10 +101,11 @@ int plan_command(const std::vector<std::string>& arguments) {
         use_width = std::max(use_width, use_of(*planned.node).size());
     }
     for (const PlannedNode& planned : plan.nodes)
-        fmt::print("{:<7} {:<{}}  {:<{}}  {:>9}  {}{}\n", to_string(planned.state), planned.node->id, width,
+        fmt::print("{:<7} {:<{}}  {:<{}}  {:>9}  {}{}{}\n", to_string(planned.state), planned.node->id, width,
                    use_of(*planned.node), use_width,
                    planned.state != PlannedNode::State::kRun || !planned.seconds ? "" : about(*planned.seconds),
-                   planned.reason, planned.node->implied ? " (implied)" : "");
+                   planned.reason, planned.node->implied ? " (implied)" : "",
+                   planned.memory.empty() ? "" : fmt::format(" [{}]", planned.memory));
     fmt::print("{} of {} nodes to run", plan.to_run, plan.nodes.size());
     if (plan.to_run > plan.without_estimate) fmt::print(", about {}", about(plan.seconds));
     if (plan.without_estimate == plan.to_run && plan.to_run > 0)
@@ -103,6 +114,7 @@ int plan_command(const std::vector<std::string>& arguments) {
         fmt::print(" and {} that never ran before", plan.without_estimate);
     fmt::print("\n");
     print_reasons(plan);
+    if (!plan.needs.empty()) fmt::print("{}\n", plan.needs);
     return 0;
 }
 

@@ -11,6 +11,7 @@ namespace {
 using Texts = std::vector<std::string>;
 
 void add_schedule_options(options::options_description& described) {
+    add_format_option(described);
     described.add_options()("jobs", options::value<int>()->value_name("N"),
                             "nodes at a time, 1 = one after another; a torch node and a few others where it isn't given. "
                             "Results don't depend on it");
@@ -53,6 +54,7 @@ int run_command(const std::vector<std::string>& arguments) {
             "Runs a pipeline: every node whose result isn't there yet. Kill it at any time; the next run goes on.",
             true, values, more))
         return 0;
+    format_of(values);
     int status = 0;
     const Registry registry = make_registry(values);
     const Graph graph = load_pipeline(values, registry, status);
@@ -69,6 +71,10 @@ int run_command(const std::vector<std::string>& arguments) {
     RunResult result;
     try {
         result = run_graph(graph, registry, run, console);
+    } catch (const ProblemsError& error) {
+        console.clear();
+        print_problems(error.problems(), values);
+        return static_cast<int>(error.code());
     } catch (...) {
         console.clear();
         throw;

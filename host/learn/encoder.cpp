@@ -12,6 +12,7 @@
 #include "base/nearest.hpp"
 #include "plugins/call.hpp"
 #include "weights/checkpoint.hpp"
+#include "weights/encoder_checkpoint.hpp"
 
 namespace biophony {
 
@@ -150,45 +151,21 @@ LoadedEncoder make_encoder(const ItemInfo& item, const Json& params, uint64_t se
 
 LoadedEncoder load_checkpoint(const ItemInfo& item, const Json& params, const std::filesystem::path& file,
                               const std::filesystem::path& config) {
-    const Checkpoint source = Checkpoint::open(file);
-    const Where where = {.file = file.string()};
+    const EncoderCheckpoint source = open_encoder_checkpoint(item.name(), file, config);
     Json effective = params;
-    // A node's key counts the file that it names, not the ones that this names in turn.
-    if (source.files() != std::vector{source.path()})
-        throw Error(Code::kRunFailed, "is in shards; 'biophony convert' makes one file of them", where);
-    if (source.metadata().contains("biophony.config") && source.safetensors() != nullptr) {
-        const EncoderCard card = EncoderCard::from(*source.safetensors());
-        if (card.encoder != item.name())
-            throw Error(Code::kRunFailed, fmt::format("holds {}, expected {}", card.encoder, item.name()), where);
-        if (!config.empty())
-            throw Error(
-                Code::kRunFailed,
-                fmt::format("is an encoder file, which has its configuration; {} is not for it", config.string()),
-                where);
-        effective = card.config;
+    if (source.card) {
+        effective = source.card->config;
     } else {
-        std::string text = source.config();
-        const std::filesystem::path beside = config.empty() && text.empty() ? sidecar_config(file) : config;
-        if (!beside.empty()) text = read_file(beside);
-        if (text.empty())
-            throw Error(
-                Code::kRunFailed,
-                fmt::format("has no configuration, and weights alone don't say how they are used; put it beside the "
-                            "file as {} or name it with the parameter 'config' ({{}} means: the parameters as they "
-                            "are given)",
-                            sidecar_name(file).filename().string()),
-                where);
         try {
-            effective = calling(
-                item.name(), [&] { return Json::parse(factory_of(item).from_checkpoint_config(text, params.dump())); });
+            effective = calling(item.name(), [&] {
+                return Json::parse(factory_of(item).from_checkpoint_config(source.config, params.dump()));
+            });
         } catch (const Error& error) {
-            throw error.within({.file = beside.empty() ? file.string() : beside.string()});
+            throw error.within({.file = source.config_file.empty() ? file.string() : source.config_file.string()});
         }
     }
-    for (const Checkpoint::Unreadable& tensor : source.unreadable())
-        throw Error(Code::kRunFailed, fmt::format("the tensor '{}' can't be read: {}", tensor.name, tensor.why), where);
     LoadedEncoder encoder = create(item, effective);
-    fill(encoder, source);
+    fill(encoder, source.file);
     return encoder;
 }
 

@@ -27,21 +27,11 @@ struct HeadFile {
     void save(const std::filesystem::path& file) const;
 };
 
-/// What says that two recordings are the same: their content, and their unit in one table (files of one recording, such
-/// as cut calls, differ in content).
-std::vector<std::vector<std::string>> identities(const ClipSet& set, const ClipRecording& recording);
-
-/// All clip sets of a port, in order. Throws Error(kRunFailed) where two have the same group name,
-/// or where a recording, known by its content, or by its unit where two sets are of one table, is in different splits
-/// of two sets.
+/// All clip sets of a port, in order. Throws as require_together() does.
 std::vector<ClipSet> load_sets(const std::vector<InputArtefact>& data);
 
-/// Labels that have a train clip, over all sets: sorted, unique. Throws Error(kRunFailed) where there are fewer than
-/// two.
+/// trained_labels() of tasks/clips.hpp.
 std::vector<std::string> trained_labels(const std::vector<ClipSet>& sets);
-
-/// The place of a label in a sorted list of labels, or −1.
-int64_t class_of(const std::vector<std::string>& labels, const std::string& label);
 
 /// Makes `out/name` from an input's encoder.safetensors, without copying where the file system allows.
 void hand_on_encoder(const InputArtefact& from, const std::filesystem::path& out,

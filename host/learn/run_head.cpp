@@ -17,6 +17,7 @@
 #include "learn/ridge.hpp"
 #include "learn/runtime.hpp"
 #include "learn/tensors.hpp"
+#include "tasks/head_rules.hpp"
 #include "weights/safetensors.hpp"
 
 namespace biophony {
@@ -304,33 +305,18 @@ private:
 
     std::vector<Expert> experts() {
         std::vector<Expert> out;
-        std::map<size_t, std::string> taken;
+        std::vector<ExpertFacts> facts;
         for (const InputArtefact& artefact : context_.input_list("experts")) {
             const HeadModel head = HeadModel::load(artefact.folder / "head.safetensors");
             const auto* form = std::get_if<LinearModel>(&head.form);
             if (form == nullptr)
                 throw Error(Code::kRunFailed, fmt::format("the head of '{}' is not linear", artefact.node));
-            Expert expert{.artefact = &artefact, .labels = head.labels, .head = form->part};
-            for (size_t i = 0; i < sets_.size(); ++i)
-                if (std::find(head.groups.begin(), head.groups.end(), sets_[i].group) != head.groups.end()) {
-                    if (const auto [other, fresh] = taken.emplace(i, artefact.node);
-                        !fresh && kind_ != "concatenate.raw")
-                        throw Error(Code::kRunFailed,
-                                    fmt::format("two experts, '{}' and '{}', were trained on '{}'; expected one for "
-                                                "each data set",
-                                                other->second, artefact.node, sets_[i].group));
-                    expert.sets.push_back(i);
-                }
-            out.push_back(std::move(expert));
+            out.push_back({.artefact = &artefact, .labels = head.labels, .head = form->part, .sets = {}});
+            facts.push_back({artefact.node, head.groups, head.labels});
         }
-        if (kind_ == "concatenate.raw") return out;
-        for (const Expert& expert : out)
-            if (expert.sets.empty())
-                throw Error(Code::kRunFailed, fmt::format("'{}' was trained on none of the data sets of this head ({})",
-                                                          expert.artefact->node, fmt::join(model_.groups, ", ")));
-        for (size_t i = 0; i < sets_.size(); ++i)
-            if (!taken.contains(i))
-                throw Error(Code::kRunFailed, fmt::format("no expert was trained on '{}'", sets_[i].group));
+        const std::vector<std::vector<size_t>> sets = sets_of_experts(kind_, facts, model_.groups);
+        for (size_t e = 0; e < out.size(); ++e) out[e].sets = sets[e];
+        if (kind_ != "concatenate.public") require_known(labels_, facts);
         return out;
     }
 
@@ -358,20 +344,6 @@ private:
 
     size_t encoder_of(size_t expert) const { return own_encoders_ ? expert + 1 : 0; }
 
-    void check_covered(const std::vector<LinearPart>& parts) const {
-        std::vector<bool> known(labels_.size(), false);
-        for (const LinearPart& part : parts)
-            for (const int64_t c : part.classes) known[static_cast<size_t>(c)] = true;
-        std::vector<std::string> unknown;
-        for (size_t c = 0; c < labels_.size(); ++c)
-            if (!known[c]) unknown.push_back("'" + labels_[c] + "'");
-        if (unknown.size() > 5) unknown.resize(5);
-        if (!unknown.empty())
-            throw Error(Code::kRunFailed, fmt::format("no expert knows the label {}, which the data sets have; connect "
-                                                      "the experts that were trained on these data sets",
-                                                      fmt::join(unknown, ", ")));
-    }
-
     void check_width(const LinearPart& part, const std::string& node) {
         if (own_encoders_ || part.encoder != 0) return;
         if (!info_) {
@@ -391,12 +363,8 @@ private:
         for (size_t e = 0; e < all.size(); ++e) {
             const LinearPart& head = all[e].head;
             parts.push_back(part_of(head.weight, head.bias, all[e].labels, head.pooling, encoder_of(e)));
-            if (parts.back().classes.empty())
-                throw Error(Code::kRunFailed, fmt::format("'{}' knows none of the data sets' labels; its labels are {}",
-                                                          all[e].artefact->node, fmt::join(all[e].labels, ", ")));
             check_width(parts.back(), all[e].artefact->node);
         }
-        check_covered(parts);
         return parts;
     }
 
@@ -505,7 +473,6 @@ private:
             parts.push_back(against_public(*all[e].artefact, all[e].sets, groups_of(all[e]), encoder_of(e)));
             check_width(parts.back(), all[e].artefact->node);
         }
-        check_covered(parts);
         side_by_side(std::move(parts));
     }
 
@@ -518,7 +485,6 @@ private:
 
     void gated() {
         const std::vector<Expert> all = experts();
-        if (all.size() < 2) throw Error(Code::kRunFailed, "found one expert, expected at least 2 to choose between");
         std::vector<std::string> names;
         for (const Expert& expert : all) names.push_back(groups_of(expert));
         std::optional<RidgeSums> total;

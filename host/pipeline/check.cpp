@@ -211,7 +211,15 @@ private:
     void tell(size_t n, const std::vector<Diagnostic>& problems) {
         const std::string with = pointer_join(key_of(n).address, "with");
         for (const Diagnostic& problem : problems) {
-            const std::string address = nodes_[n].params.address(problem.where.pointer);
+            const Traced& params = nodes_[n].params;
+            const std::string& pointer = problem.where.pointer;
+            std::string address = params.address(pointer);
+            // A wrong key stands where it was written, wherever its value comes from.
+            if (problem.message.starts_with("unknown parameter")) {
+                const size_t slash = pointer.rfind('/');
+                const std::string key = params.address(pointer.substr(0, slash)) + pointer.substr(slash);
+                if (definition_.find(key) != nullptr) address = key;
+            }
             definition_.problem(address, problem.message + used_note(address, with + problem.where.pointer),
                                 problem.code);
         }

@@ -38,10 +38,10 @@ std::string key_of(const GraphNode& node) {
         const std::string by = node.id.substr(0, node.id.find(':'));
         return by == node.type->name ? by : fmt::format("{}: {}", by, node.type->name);
     }
-    if (node.axes.empty()) return node.stem;
+    if (node.axes.empty()) return node.id;
     std::vector<std::string> axes;
     for (const auto& [axis, value] : node.axes) axes.push_back(axis);
-    return fmt::format("{}[{}]", node.stem, fmt::join(axes, ","));
+    return fmt::format("{}[{}]", node.id.substr(0, node.id.find('[')), fmt::join(axes, ","));
 }
 
 std::string quoted(const std::string& text) {

@@ -4,6 +4,7 @@
 #include <sys/stat.h>
 
 #include "base/files.hpp"
+#include "pipeline/key.hpp"
 #include "pipeline/times.hpp"
 #include "plugins/call.hpp"
 
@@ -90,6 +91,9 @@ StoredResult LocalExecutor::execute(const Job& job) {
         }
         for (const auto& [port, inputs] : job.inputs)
             for (const JobInput& input : inputs) still_the_same(*input.result, node.id);
+        if (job.record.contains("params") && params_for_key(node) != job.record["params"])
+            throw Error(Code::kRunFailed,
+                        "a file that a parameter names was changed while the node read it; run again");
         Json skipped = Json::array();
         for (const SkippedFile& file : context.skipped)
             skipped.push_back({{"file", file.file}, {"reason", file.reason}});

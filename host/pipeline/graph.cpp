@@ -123,6 +123,11 @@ Graph make_graph(std::string text, const std::filesystem::path& file, const Over
         GraphNode node{
             .id = instance.id, .stem = key.stem, .type = nodes[n].type, .item = nodes[n].item, .seed = nodes[n].seed};
         for (const Axis* axis : key.axes) node.axes.emplace_back(axis->name, instance.axes.at(axis->name)->text);
+        for (const auto& [port, sources] : nodes[n].inputs)
+            node.places[pointer_join("/in", port)] = definition.where(pointer_join(key.address + "/in", port));
+        for (const auto& [name, value] : nodes[n].params.value.items())
+            node.places[pointer_join("/with", name)] =
+                definition.where(nodes[n].params.address(pointer_join("", name)));
         node.params = std::move(nodes[n].params.value);
         node.inputs = std::move(nodes[n].inputs);
         node.names = std::move(nodes[n].names);
@@ -132,6 +137,8 @@ Graph make_graph(std::string text, const std::filesystem::path& file, const Over
     // Node types may add nodes behind the ones of the text, which keep their numbers meanwhile; what is added may imply
     // more. A node finds its inputs as they will be, wherever they stand in the text.
     graph.registry = &registry;
+    std::set<std::string> inlined;
+    for (const auto& [key, of] : definition.all_inlined()) inlined.insert(key.substr(0, key.find('[')));
     const std::vector<size_t> turns = turns_of(graph);
     for (size_t turn = 0; turn < graph.nodes.size(); ++turn) {
         const size_t n = turn < turns.size() ? turns[turn] : turn;
@@ -140,7 +147,10 @@ Graph make_graph(std::string text, const std::filesystem::path& file, const Over
         try {
             expand(graph, n);
         } catch (const Error& error) {
-            found.push_back({error.code(), graph.nodes[n].where, error.message()});
+            const GraphNode& node = graph.nodes[n];
+            const bool inside = inlined.contains(node.stem);  // its place names no node of the graph
+            found.push_back({error.code(), node.where,
+                             error.message() + (inside ? fmt::format(" (in '{}')", node.id) : std::string())});
         }
     }
     if (found.empty()) sort_nodes(graph);

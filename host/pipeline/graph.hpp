@@ -32,6 +32,8 @@ struct GraphNode {
     std::map<std::string, std::vector<std::string>> names;
     bool implied = false;  ///< added by another node's type (a row of the table)
     Where where;           ///< of the node in the text
+    /// Where its ports and parameters stand, by pointer below the node: "/in/vectors", "/with/checkpoint".
+    std::map<std::string, Where, std::less<>> places;
 
     /// "expert[bird]" for messages about implied nodes, too.
     std::string output() const { return type->output; }

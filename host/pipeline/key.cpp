@@ -8,9 +8,6 @@
 
 namespace biophony {
 
-namespace {
-
-/// Parameters as they count for the key: a path stands for the file's content, wherever it lies.
 Json params_for_key(const GraphNode& node) {
     Json params = node.params;
     auto schemas = {&node.type->parameters, node.item == nullptr ? nullptr : &node.item->parameters};
@@ -21,6 +18,8 @@ Json params_for_key(const GraphNode& node) {
     }
     return params;
 }
+
+namespace {
 
 /// The items that parameters name: every text that is an item's name, and for presets the items that they name.
 void add_named_items(const Json& value, const Registry& registry, std::map<std::string, const ItemInfo*>& items) {

@@ -41,6 +41,9 @@ private:
     std::vector<std::set<const ItemInfo*>> encoders_;  ///< of each node: those of its own and upstream
 };
 
+/// A node's parameters as they count for its key: a file stands for its content, wherever it lies.
+Json params_for_key(const GraphNode& node);
+
 /// The key that belongs to a record.
 std::string key_of_record(const Json& record);
 

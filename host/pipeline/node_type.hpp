@@ -81,6 +81,7 @@ struct TaskContext {
 
 struct GraphNode;
 struct Graph;
+class Describing;  // pipeline/describe.hpp
 
 /// One node type. For plugins that are nodes (datasets, encoders) there is one per kind; `item` of the node says which.
 struct NodeType {
@@ -103,6 +104,10 @@ struct NodeType {
     /// Optional. Adds the nodes that this one implies (the table's own rows) and connects them. Called once for each
     /// node, implied ones too.
     std::function<void(Graph&, size_t node)> expand;
+    /// Optional. Says what can be known of the result before it is made, and what can't work, from the parameters and
+    /// the descriptions of the inputs. Called when the pipeline is checked and again when its data sets have been
+    /// looked at: reads no audio and no weights, and opens no torch library.
+    std::function<void(Describing&)> describe;
 };
 
 class NodeTypes {

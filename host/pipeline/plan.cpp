@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "pipeline/describe.hpp"
 #include "pipeline/work.hpp"
 
 namespace biophony {
@@ -63,7 +64,7 @@ void explain_run(PlannedNode& planned, const Graph& graph, const RunOptions& opt
     planned.earlier = nearest_result(index.of_node(node.type->name, node.id), planned, "");
     std::vector<std::string> reasons;
     if (planned.earlier == nullptr) {
-        planned.seconds = index.usual_seconds(node.type->name, node.stem);
+        planned.seconds = index.usual_seconds(node.type->name, node.id.substr(0, node.id.find('[')));
         if (planned.waits.empty() || !options.use_cache) reasons.push_back("no earlier result of this node");
     } else {
         planned.seconds = planned.earlier->seconds();
@@ -219,6 +220,30 @@ const StoreEntry* nearest_result(const std::vector<const StoreEntry*>& results, 
     return best;
 }
 
+namespace {
+
+/// With the data sets looked at: what can't work, what should be known, and what the nodes to run need.
+void describe_plan(Plan& plan, const Graph& graph, const Registry& registry, RunObserver& observer) {
+    std::vector<fs::path> results(graph.nodes.size());
+    std::vector<bool> there(graph.nodes.size());
+    for (size_t i = 0; i < results.size(); ++i) {
+        if (plan.nodes[i].result) results[i] = plan.nodes[i].result->folder;
+        there[i] = plan.nodes[i].state != PlannedNode::State::kRun;
+    }
+    const GraphDescription described = describe_graph(graph, registry, results);
+    if (!described.problems.empty()) throw ProblemsError(described.problems);
+    for (const NodeNote& note : described.notes) observer.note(graph.nodes[note.node], note.what.message);
+    plan.needs = needs_text(graph, described, there);
+    for (size_t i = 0; i < results.size(); ++i) {
+        if (there[i]) continue;
+        plan.nodes[i].memory = memory_text(described.nodes[i]);
+        plan.nodes[i].memory_bytes = described.nodes[i].memory_bytes;
+        plan.nodes[i].bytes = described.nodes[i].bytes;
+    }
+}
+
+}  // namespace
+
 Plan plan_graph(const Graph& graph, const Registry& registry, const RunOptions& options, RunObserver& observer,
                 std::optional<size_t> target) {
     Work work(graph, registry, options, observer);
@@ -294,6 +319,7 @@ Plan plan_graph(const Graph& graph, const Registry& registry, const RunOptions& 
         else
             ++plan.without_estimate;
     }
+    if (!target) describe_plan(plan, graph, registry, observer);
     return plan;
 }
 

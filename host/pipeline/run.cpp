@@ -9,6 +9,7 @@
 #include "base/csv.hpp"
 #include "base/files.hpp"
 #include "base/nearest.hpp"
+#include "pipeline/describe.hpp"
 #include "pipeline/run_directory.hpp"
 #include "pipeline/schedule.hpp"
 #include "pipeline/times.hpp"
@@ -115,10 +116,11 @@ public:
             {.log = [&](size_t i, std::string_view event, std::string_view text,
                         const std::string& time) { log.line(graph_.nodes[i].id, event, text, time); },
              .expose = [this](size_t i, const Done& done) { show(i, done); },
+             .looked = [&] { return can_work(work, log); },
              .earlier = earlier_seconds(out_)});
         schedule.run();
         const bool cancelled = options_.cancel != nullptr && options_.cancel->requested();
-        failure_ = failure_of(outcomes_, cancelled);
+        if (!failure_) failure_ = failure_of(outcomes_, cancelled);
         if (!cancelled) try {
                 work.store().settle();
                 log.check();
@@ -135,11 +137,35 @@ public:
             if (!failure_) failure_ = error;
         }
         if (schedule.abandoned()) options_.abandon(*failure_);
+        if (!problems_.empty()) throw ProblemsError(problems_);
         if (failure_) throw *failure_;
         return result;
     }
 
 private:
+    /// With the data sets looked at: whether nothing is known that can't work, and there is room for what is to be made.
+    bool can_work(Work& work, RunLog& log) {
+        try {
+            std::vector<fs::path> results(graph_.nodes.size());
+            std::vector<bool> there(graph_.nodes.size());
+            for (size_t i = 0; i < graph_.nodes.size(); ++i) {
+                const bool done = work.done()[i].has_value() || (selected_[i] && work.take(i));
+                there[i] = done || !selected_[i];
+                if (done) results[i] = work.done()[i]->result.folder;
+            }
+            const GraphDescription described = describe_graph(graph_, registry_, results);
+            problems_ = described.problems;
+            if (!problems_.empty()) throw ProblemsError(problems_);
+            if (const auto free = free_space(work.store().root()))
+                require_space(bytes_to_make(described, there), *free, work.store().root());
+            return true;
+        } catch (const Error& error) {
+            failure_ = error;
+            log.line("", "failed", error.what(), now());
+            return false;
+        }
+    }
+
     void show(size_t i, const Done& done) const {
         expose(done.result, out_ / "nodes" / folder_name(graph_.nodes[i].id));
     }
@@ -344,6 +370,7 @@ private:
     RunLock lock_;
     std::vector<NodeOutcome> outcomes_;
     std::optional<Error> failure_;
+    std::vector<Diagnostic> problems_;  ///< where that is what failed
 };
 
 }  // namespace

@@ -8,6 +8,7 @@
 #include <set>
 #include <thread>
 
+#include "pipeline/describe.hpp"
 #include "pipeline/times.hpp"
 
 namespace biophony {
@@ -120,7 +121,10 @@ struct Schedule::State {
     std::map<std::string, size_t> makers;       ///< key → the node that makes it, or has made it
     std::map<size_t, std::vector<size_t>> followers;
     size_t looking = 0, finished = 0, selected = 0;
-    bool torch_busy = false, left = false;
+    std::vector<char> data_set;  ///< by node: looks at the world, before all others
+    size_t to_look = 0;          ///< data sets that aren't done
+    std::vector<size_t> held;    ///< inputs done, waits for all data sets
+    bool torch_busy = false, left = false, all_are_looked_at = false;
     std::map<std::string, std::pair<double, size_t>> taken_by_stem;  ///< seconds and count of what was made now
     Clock::time_point last_status{};
 
@@ -142,7 +146,15 @@ struct Schedule::State {
           looked_up(graph.nodes.size(), 0),
           keys(graph.nodes.size()),
           records(graph.nodes.size()),
+          data_set(graph.nodes.size(), 0),
           others(most_others()) {
+        size_t first = 0;
+        const std::vector<size_t> order = looking_first(graph, first);
+        for (size_t turn = 0; turn < first; ++turn)
+            if (outcomes[order[turn]].state == NodeState::kWaiting) {
+                data_set[order[turn]] = 1;
+                ++to_look;
+            }
         for (size_t i = 0; i < graph.nodes.size(); ++i) {
             if (outcomes[i].state != NodeState::kWaiting) continue;
             ++selected;
@@ -222,8 +234,27 @@ struct Schedule::State {
 
     // ---- the deciding thread
 
+    /// A data set is done, or won't be. When all are, the others have their turn.
+    void looked_at(size_t i) {
+        if (data_set[i] == 0) return;
+        data_set[i] = 0;
+        if (--to_look == 0) all_looked();
+    }
+    void all_looked() {
+        if (stopping) return;
+        all_are_looked_at = true;
+        if (!hooks.looked()) {
+            stopping = true;
+            return;
+        }
+        const std::vector<size_t> waiting = std::move(held);
+        held.clear();
+        for (const size_t i : waiting) inputs_done(i);
+    }
     void inputs_done(size_t i) {
-        if (graph.nodes[i].type->volatile_source) {
+        if (!all_are_looked_at && data_set[i] == 0)
+            held.push_back(i);
+        else if (graph.nodes[i].type->volatile_source) {
             ready.insert(i);
         } else {
             ++looking;
@@ -279,6 +310,7 @@ struct Schedule::State {
             followers.erase(waiting);
             for (const size_t follower : same) follow(follower, i);
         }
+        looked_at(i);
     }
     /// Node i has the key of another that is done.
     void follow(size_t i, size_t maker) {
@@ -293,6 +325,7 @@ struct Schedule::State {
             if (outcomes[user].state == NodeState::kWaiting) {
                 outcomes[user].state = NodeState::kBlocked;
                 outcomes[user].blocked_by = by;
+                looked_at(user);
                 block(user, by);
             }
     }
@@ -310,6 +343,7 @@ struct Schedule::State {
             followers.erase(waiting);
             for (const size_t follower : same) to_make(follower);
         }
+        looked_at(i);
     }
     void to_make(size_t i) {
         const auto [maker, first] = makers.try_emplace(keys[i], i);
@@ -396,6 +430,7 @@ struct Schedule::State {
     void run() {
         for (size_t i = 0; i < graph.nodes.size(); ++i)
             if (outcomes[i].state == NodeState::kWaiting && waits[i] == 0) inputs_done(i);
+        if (to_look == 0) all_looked();
         std::optional<Clock::time_point> asked;
         for (;;) {
             if (cancelled() && !asked) {

@@ -536,11 +536,12 @@ Removed remove_results(const fs::path& root, const std::vector<StoreEntry>& entr
         if (dry_run) continue;
         // First out of the way in one step, so that a kill leaves no half of it.
         make_folders(root / "tmp");
-        const fs::path aside = root / "tmp" / unique_name();
+        const fs::path aside = root / "tmp" / (machine() + "~" + unique_name());
         if (::rename(entry.folder.c_str(), aside.c_str()) != 0) {
             if (errno == ENOENT) continue;
             throw_errno("remove", entry.folder);
         }
+        fs::remove(root / "unsynced" / entry.key, problem);
         fs::remove_all(aside, problem);
         if (problem) {
             errno = problem.value();

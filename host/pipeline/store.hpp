@@ -71,7 +71,7 @@ public:
     /// Waits until all that this object has put or found is on the disk. Throws Error(kRunFailed) where a result couldn't
     /// be synced; it is taken out of the store again.
     void settle() const;
-    /// Notes that the result was used now, for prune_store(): the time of its result.json, set once an hour at most.
+    /// Notes that the result was used now, for pruning: the time of its result.json, set once an hour at most.
     void used(const StoredResult& result) const;
 
 private:

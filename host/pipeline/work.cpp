@@ -60,6 +60,8 @@ void Work::set(size_t i, StoredResult result, bool cached) {
 
 Job Work::job_of(size_t i, std::string key, Json record) const {
     Job job{.node = &graph_.nodes[i], .key = std::move(key), .record = std::move(record), .cancel = options_.cancel};
+    // Nodes that look at the world have no key of it; but what they were asked for is told, too.
+    if (job.record.is_null()) key_of(i, job.record);
     for (const auto& [port, sources] : graph_.nodes[i].inputs)
         for (const size_t source : sources)
             job.inputs[port].push_back({graph_.nodes[source].id, &done_[source]->result});

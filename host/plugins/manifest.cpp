@@ -6,6 +6,7 @@
 
 #include "base/nearest.hpp"
 #include "base/schema.hpp"
+#include "plugins/encoder_facts.hpp"
 #include "plugins/merger_traits.hpp"
 
 namespace biophony {
@@ -116,6 +117,7 @@ private:
         check_interface(item, pointer);
         check_parameters(item, object, pointer);
         if (item.kind == "merger") check_merger(item, pointer);
+        if (item.kind == "encoder") check_encoder(item, pointer);
         return item;
     }
 
@@ -139,6 +141,16 @@ private:
         else if (!item.tier.empty() && item.tier != of_kind->tier)
             complain(pointer + "/tier",
                      fmt::format("found \"{}\", expected \"{}\" for {}", item.tier, of_kind->tier, item.interface_id));
+    }
+
+    void check_encoder(const ItemInfo& item, const std::string& pointer) {
+        std::vector<Diagnostic> found;
+        check_encoder_facts(item, found);
+        for (Diagnostic& problem : found)
+            complain(pointer + "/encoder" + problem.where.pointer, std::move(problem.message));
+        if (item.raw.contains("encoder") && item.raw["encoder"].is_object())
+            note_unknown(item.raw["encoder"], pointer + "/encoder",
+                         {"sample_rate", "window_seconds", "width", "bands", "blocks", "trainable"});
     }
 
     void check_merger(const ItemInfo& item, const std::string& pointer) {

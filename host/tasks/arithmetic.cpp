@@ -7,6 +7,8 @@
 
 #include "base/sha256.hpp"
 #include "node_sources.hpp"
+#include "pipeline/describe.hpp"
+#include "tasks/describing.hpp"
 #include "tasks/node_types.hpp"
 #include "weights/expression.hpp"
 #include "weights/task_vector.hpp"
@@ -70,6 +72,13 @@ void run_arithmetic(TaskContext& context) {
         fmt::format("{} vectors, {:.1f} MB", files.size(), static_cast<double>(fs::file_size(out)) / 1e6);
 }
 
+void describe_arithmetic(Describing& describing) {
+    Description& out = describing.out;
+    describe_vectors(describing, "");
+    out.bytes = out.weights;
+    out.holds = "tiles of all vectors";
+}
+
 }  // namespace
 
 NodeType arithmetic_type() {
@@ -92,6 +101,7 @@ NodeType arithmetic_type() {
         .sources = sources::k_arithmetic,
         .run = run_arithmetic,
         .check = check_arithmetic,
+        .describe = describe_arithmetic,
     };
 }
 

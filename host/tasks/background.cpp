@@ -10,6 +10,7 @@
 #include "base/files.hpp"
 #include "base/sha256.hpp"
 #include "node_sources.hpp"
+#include "pipeline/describe.hpp"
 #include "tasks/clips.hpp"
 #include "tasks/node_types.hpp"
 #include "tasks/quiet.hpp"
@@ -107,6 +108,15 @@ void run_background(TaskContext& context) {
                                    counts[0], counts[1], counts[2], set.group);
 }
 
+void describe_background(Describing& describing) {
+    describing.out.groups = describing.input("data")->groups;
+    describing.out.holds = "one recording";
+    if (describing.result.empty()) return;
+    auto set = std::make_shared<ClipSet>(ClipSet::load(describing.result));
+    describing.out.labels = set->labels();
+    describing.out.clips = std::move(set);
+}
+
 }  // namespace
 
 NodeType background_type() {
@@ -129,6 +139,7 @@ NodeType background_type() {
         .volatile_source = true,
         .sources = sources::k_background,
         .run = run_background,
+        .describe = describe_background,
     };
 }
 

@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <map>
 #include <set>
 
 #include "audio/decode.hpp"
@@ -90,6 +92,76 @@ ClipSet ClipSet::load(const std::filesystem::path& folder) {
         set.clips.push_back({clip.at("recording"), clip.at("start_s"), clip.at("end_s"), clip.at("label"),
                              split_from(clip.at("split").get<std::string>())});
     return set;
+}
+
+std::vector<std::vector<std::string>> identities(const ClipSet& set, const ClipRecording& recording) {
+    std::vector<std::vector<std::string>> out = {{recording.content}};
+    if (const std::string table = set.params.value("file", ""); !table.empty())
+        out.push_back({set.item, table, recording.unit});
+    return out;
+}
+
+std::vector<const ClipSet*> pointers_to(const std::vector<ClipSet>& sets) {
+    std::vector<const ClipSet*> out;
+    for (const ClipSet& set : sets) out.push_back(&set);
+    return out;
+}
+
+void require_together(const std::vector<const ClipSet*>& sets, const std::vector<std::string>& nodes) {
+    std::set<std::string> groups;
+    struct Heard {
+        Split split;
+        std::string group, node, recording;
+    };
+    std::map<std::vector<std::string>, Heard> heard;  // by content, and by unit of one table
+    for (size_t s = 0; s < sets.size(); ++s) {
+        const ClipSet& set = *sets[s];
+        if (!groups.insert(set.group).second)
+            throw Error(Code::kRunFailed, two_sets_of_one_name(set.group, nodes[s]));
+        for (const Clip& clip : set.clips) {
+            const ClipRecording& recording = set.recordings[clip.recording];
+            auto check = [&](std::vector<std::string> key) {
+                const auto [found, added] =
+                    heard.try_emplace(std::move(key), Heard{clip.split, set.group, nodes[s], recording.id});
+                const Heard& other = found->second;
+                if (!added && other.split != clip.split)
+                    throw Error(
+                        Code::kRunFailed,
+                        fmt::format("one recording is in the split {} of '{}' ({}, '{}') and in the split {} of '{}' "
+                                    "({}, '{}'), so a model would be tested on what it was trained on; give both data "
+                                    "sets the source's own splits; with folds, recordings that several groups share "
+                                    "must be in one data set, or be left out of one",
+                                    to_string(other.split), other.group, other.node, other.recording,
+                                    to_string(clip.split), set.group, nodes[s], recording.id));
+            };
+            for (auto& identity : identities(set, recording)) check(std::move(identity));
+        }
+    }
+}
+
+std::string two_sets_of_one_name(const std::string& group, const std::string& node) {
+    return fmt::format("two data sets are called '{}' (the second is {}); give one a \"group_name\"", group, node);
+}
+
+std::vector<std::string> trained_labels(const std::vector<const ClipSet*>& sets) {
+    std::set<std::string> labels;
+    for (const ClipSet* set : sets)
+        for (const Clip& clip : set->clips)
+            if (clip.split == Split::kTrain) labels.insert(clip.label);
+    std::vector<std::string> out(labels.begin(), labels.end());
+    require_two(out);
+    return out;
+}
+
+void require_two(const std::vector<std::string>& labels) {
+    if (labels.size() < 2)
+        throw Error(Code::kRunFailed,
+                    fmt::format("found {} labels with train clips, expected at least 2", labels.size()));
+}
+
+int64_t class_of(const std::vector<std::string>& labels, const std::string& label) {
+    const auto at = std::lower_bound(labels.begin(), labels.end(), label);
+    return at != labels.end() && *at == label ? at - labels.begin() : -1;
 }
 
 ClipReader::ClipReader(const ClipSet& set, const Registry& registry) : set_(set) {

@@ -52,6 +52,29 @@ struct ClipSet {
     static ClipSet load(const std::filesystem::path& folder);
 };
 
+/// What says that two recordings are the same: their content, and their unit in one table (files of one recording, such
+/// as cut calls, differ in content).
+std::vector<std::vector<std::string>> identities(const ClipSet& set, const ClipRecording& recording);
+
+std::vector<const ClipSet*> pointers_to(const std::vector<ClipSet>& sets);
+
+/// Throws Error(kRunFailed) where two of the sets have the same group name, or where a recording, known by its content,
+/// or by its unit where two sets are of one table, is in different splits of two sets. `nodes`: whose results they are.
+void require_together(const std::vector<const ClipSet*>& sets, const std::vector<std::string>& nodes);
+
+/// The message for two sets of one group name; `node` made the second.
+std::string two_sets_of_one_name(const std::string& group, const std::string& node);
+
+/// Labels that have a train clip, over all sets: sorted, unique. Throws Error(kRunFailed) where there are fewer than
+/// two.
+std::vector<std::string> trained_labels(const std::vector<const ClipSet*>& sets);
+
+/// Throws Error(kRunFailed) where these are too few to tell apart.
+void require_two(const std::vector<std::string>& labels);
+
+/// The place of a label in a sorted list of labels, or −1.
+int64_t class_of(const std::vector<std::string>& labels, const std::string& label);
+
 /// Reads the sound of a set's clips. Not thread-safe.
 class ClipReader {
 public:

@@ -6,8 +6,10 @@
 
 #include "base/files.hpp"
 #include "node_sources.hpp"
+#include "pipeline/describe.hpp"
 #include "pipeline/graph.hpp"
 #include "tasks/arithmetic.hpp"
+#include "tasks/describing.hpp"
 #include "tasks/node_types.hpp"
 #include "tasks/torch_runtime.hpp"
 #include "weights/expression.hpp"
@@ -156,6 +158,24 @@ void run_compose(TaskContext& context) {
                     static_cast<double>(report.bytes_read + report.bytes_written) / 1e9 / std::max(seconds, 1e-9));
 }
 
+void describe_compose(Describing& describing) {
+    Description& out = describing.out;
+    describe_vectors(describing, "base");
+    out.origin = std::make_shared<const Origin>(
+        Origin{.node = describing.index, .about = "compose", .file = {}});
+    out.bytes = out.weights;
+    std::vector<Diagnostic> told_before;
+    bool whole = false, global = false;
+    for (const MergeStage& stage : stages_of(describing.node.params, describing.registry, "", told_before)) {
+        const MergerTraits traits = merger_traits(*stage.item);
+        whole |= traits.scope == MergerTraits::Scope::kTensor || traits.scope == MergerTraits::Scope::kMatrix;
+        global |= traits.scope == MergerTraits::Scope::kGlobal;
+    }
+    out.holds = whole ? "one tensor of all vectors, a thread" : global ? "tiles of all vectors, what stages sum up" : "tiles of all vectors";
+    if (whole && out.largest_tensor)
+        out.memory_bytes = (2 * describing.input_list("vectors").size() + 1) * *out.largest_tensor;
+}
+
 }  // namespace
 
 NodeType compose_type() {
@@ -191,6 +211,7 @@ NodeType compose_type() {
         .run = run_compose,
         .check = check_compose,
         .expand = expand_compose,
+        .describe = describe_compose,
     };
 }
 

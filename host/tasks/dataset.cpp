@@ -15,6 +15,7 @@
 #include "base/nearest.hpp"
 #include "base/sha256.hpp"
 #include "node_sources.hpp"
+#include "pipeline/describe.hpp"
 #include "pipeline/graph.hpp"
 #include "tasks/clips.hpp"
 #include "tasks/node_types.hpp"
@@ -436,6 +437,17 @@ void run_dataset(TaskContext& context) {
                                    set.recordings.size(), total_seconds / 60);
 }
 
+void describe_dataset(Describing& describing) {
+    const std::string group = describing.node.params.value("group_name", "");
+    describing.out.groups = {group.empty() ? group_of(describing.node.id) : group};
+    describing.out.holds = "one recording";
+    if (describing.result.empty()) return;
+    auto set = std::make_shared<ClipSet>(ClipSet::load(describing.result));
+    describing.out.groups = {set->group};
+    describing.out.labels = set->labels();
+    describing.out.clips = std::move(set);
+}
+
 }  // namespace
 
 NodeType dataset_type() {
@@ -476,6 +488,7 @@ NodeType dataset_type() {
         .sources = sources::k_dataset,
         .run = run_dataset,
         .check = check_dataset,
+        .describe = describe_dataset,
     };
 }
 

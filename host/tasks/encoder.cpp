@@ -1,10 +1,17 @@
 // encoder: a base to start from, random or from a checkpoint. The work is in learn/run_encoder.cpp.
+#include <fmt/format.h>
+
+#include <optional>
+
 #include "base/files.hpp"
 #include "node_sources.hpp"
+#include "pipeline/describe.hpp"
 #include "pipeline/graph.hpp"
+#include "tasks/describing.hpp"
 #include "tasks/node_types.hpp"
 #include "tasks/torch_runtime.hpp"
 #include "weights/checkpoint.hpp"
+#include "weights/encoder_checkpoint.hpp"
 
 namespace biophony {
 
@@ -21,6 +28,59 @@ void expand_encoder(Graph& graph, size_t index) {
         if (Checkpoint::open(checkpoint).config().empty()) params["config"] = beside.string();
     } catch (const Error&) {
     }
+}
+
+/// What the heads of the checkpoint's files tell.
+void describe_checkpoint(Describing& describing, const fs::path& file, const std::string& config) {
+    Description& out = describing.out;
+    struct Head {
+        std::optional<Json> config;
+        std::vector<TensorInfo> tensors;
+        std::optional<Error> problem;
+    };
+    std::any& known = describing.known[fmt::format("checkpoint:{}\n{}\n{}", out.encoder, file.string(), config)];
+    if (!known.has_value()) {
+        Head head;
+        try {
+            const EncoderCheckpoint checkpoint = open_encoder_checkpoint(out.encoder, file, config);
+            if (checkpoint.card) head.config = checkpoint.card->config;
+            head.tensors = checkpoint.file.tensors();
+        } catch (const Error& error) {
+            head.problem = error;
+        }
+        known = std::move(head);
+    }
+    const Head& head = std::any_cast<const Head&>(known);
+    if (head.problem)
+        return describing.problem("/with/checkpoint", head.problem->what(), head.problem->code());
+    if (head.config) take_config(out, *describing.node.item, *head.config);
+    take_sizes(out, head.tensors);
+}
+
+void describe_encoder(Describing& describing) {
+    const GraphNode& node = describing.node;
+    Description& out = describing.out;
+    if (node.item == nullptr) return;
+    Json params = node.params;
+    params.erase("checkpoint");
+    params.erase("config");
+    out.encoder = node.item->name();
+    Origin origin{.node = describing.index};
+    if (node.params.contains("checkpoint")) {
+        origin.kind = Origin::Kind::kFile;
+        origin.file = node.params["checkpoint"].get<std::string>();
+        describe_checkpoint(describing, origin.file, node.params.value("config", ""));
+    } else {
+        take_config(out, *node.item, params);
+        // Without parameters there is nothing that a seed would change.
+        if (encoder_facts(*node.item, params).trainable.value_or(true)) origin.kind = Origin::Kind::kRandom;
+        origin.about = {node.item->name(), params, node.seed};
+    }
+    out.origin = std::make_shared<const Origin>(std::move(origin));
+    if (!describing.result.empty()) take_file(out, describing.result / "encoder.safetensors", describing.registry);
+    out.bytes = out.weights;
+    out.holds = "whole model";
+    if (out.weights) out.memory_bytes = 2 * *out.weights;
 }
 
 }  // namespace
@@ -43,6 +103,7 @@ NodeType encoder_type() {
         .sources = sources::k_encoder,
         .run = [](TaskContext& context) { torch_runtime().run_encoder(context); },
         .expand = expand_encoder,
+        .describe = describe_encoder,
     };
 }
 

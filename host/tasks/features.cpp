@@ -6,6 +6,8 @@
 
 #include "base/schema.hpp"
 #include "node_sources.hpp"
+#include "pipeline/describe.hpp"
+#include "tasks/describing.hpp"
 #include "tasks/node_types.hpp"
 #include "tasks/torch_runtime.hpp"
 
@@ -51,6 +53,23 @@ void imply_features(Graph& graph, size_t user, const std::vector<FeaturesOf>& wa
         graph.nodes[user].inputs["features"] = connected;
 }
 
+namespace {
+
+void describe_features(Describing& describing) {
+    Description& out = describing.out;
+    const Description &encoder = *describing.input("encoder"), &data = *describing.input("data");
+    take_encoder(out, encoder);
+    note_rates(describing, encoder, "data");
+    out.holds = "whole model, features of all clips";
+    const std::optional<int64_t> size = pooled_size(encoder, "bands");
+    if (!data.clips || !size || !encoder.window_seconds) return;
+    const uint64_t windows = windows_of(*data.clips, *encoder.window_seconds, std::nullopt);
+    out.bytes = windows * (static_cast<uint64_t>(*size) * sizeof(float) + sizeof(int64_t));
+    out.memory_bytes = *out.bytes + encoder.weights.value_or(0);
+}
+
+}  // namespace
+
 NodeType features_type() {
     return {
         .name = "features",
@@ -67,6 +86,7 @@ NodeType features_type() {
         .torch = true,
         .sources = sources::k_features,
         .run = [](TaskContext& context) { torch_runtime().run_features(context); },
+        .describe = describe_features,
     };
 }
 

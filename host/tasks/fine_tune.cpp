@@ -1,9 +1,36 @@
 // fine-tune: encoder + clips → encoder and a linear head. The work is in learn/run_fine_tune.cpp.
+#include <fmt/format.h>
+
 #include "node_sources.hpp"
+#include "pipeline/describe.hpp"
+#include "tasks/describing.hpp"
 #include "tasks/node_types.hpp"
 #include "tasks/torch_runtime.hpp"
 
 namespace biophony {
+
+namespace {
+
+void describe_fine_tune(Describing& describing) {
+    Description& out = describing.out;
+    const Description& start = *describing.input("encoder");
+    take_encoder(out, start);
+    if (const ItemInfo* item = item_of(start, describing.registry);
+        item != nullptr && !encoder_facts(*item, Json::object()).trainable.value_or(true))
+        describing.problem("/in/encoder",
+                           fmt::format("{} has no parameters, so there is nothing to fine-tune; give it a head instead",
+                                       start.encoder),
+                           Code::kRunFailed);
+    const Together data = describe_training(describing, "data");
+    note_rates(describing, start, "data");
+    out.pooling = describing.node.params.value("pooling", "");
+    out.bytes = out.weights;
+    if (out.bytes && out.labels) *out.bytes += out.labels->size() * out.width.value_or(0) * sizeof(float);
+    constexpr uint64_t kSound = uint64_t{4} << 30;
+    describe_training_memory(describing, data.sets, kSound);
+}
+
+}  // namespace
 
 NodeType fine_tune_type() {
     return {
@@ -30,6 +57,7 @@ NodeType fine_tune_type() {
         .torch = true,
         .sources = sources::k_fine_tune,
         .run = [](TaskContext& context) { torch_runtime().run_fine_tune(context); },
+        .describe = describe_fine_tune,
     };
 }
 

@@ -5,7 +5,9 @@
 
 #include "base/files.hpp"
 #include "node_sources.hpp"
+#include "pipeline/describe.hpp"
 #include "tasks/arithmetic.hpp"
+#include "tasks/describing.hpp"
 #include "tasks/node_types.hpp"
 
 namespace biophony {
@@ -29,6 +31,11 @@ void run_geometry(TaskContext& context) {
                                        geometry.mean_cosine(), geometry.mean_sign_agreement(), geometry.norm_balance());
 }
 
+void describe_geometry(Describing& describing) {
+    describe_vectors(describing, "base");
+    describing.out.holds = "tiles of all vectors";
+}
+
 }  // namespace
 
 NodeType geometry_type() {
@@ -43,6 +50,7 @@ NodeType geometry_type() {
         .parameters = Json::parse(R"({"type": "object", "properties": {}})"),
         .sources = sources::k_geometry,
         .run = run_geometry,
+        .describe = describe_geometry,
     };
 }
 

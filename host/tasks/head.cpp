@@ -7,7 +7,10 @@
 
 #include "base/schema.hpp"
 #include "node_sources.hpp"
+#include "pipeline/describe.hpp"
+#include "tasks/describing.hpp"
 #include "tasks/features.hpp"
+#include "tasks/head_rules.hpp"
 #include "tasks/node_types.hpp"
 #include "tasks/torch_runtime.hpp"
 
@@ -233,6 +236,63 @@ void expand_head(Graph& graph, size_t index) {
     imply_features(graph, index, wanted);
 }
 
+/// The experts by their groups and labels, and by the width of their own heads.
+void describe_experts(Describing& describing, const std::string& kind, const Together& data) {
+    const std::vector<const Description*>& experts = describing.input_list("experts");
+    std::vector<ExpertFacts> facts;
+    bool groups_known = data.groups.size() == describing.input_list("data").size();
+    for (size_t e = 0; e < experts.size(); ++e) {
+        groups_known &= experts[e]->groups.has_value();
+        facts.push_back({describing.id("experts", e), experts[e]->groups.value_or(std::vector<std::string>()),
+                         experts[e]->labels});
+    }
+    try {
+        if (groups_known) sets_of_experts(kind, facts, data.groups);
+        if (data.looked && kind != "concatenate.public") require_known(data.train_labels, facts);
+    } catch (const Error& error) {
+        describing.problem("/in/experts", fmt::format("'{}': {}", describing.node.id, error.message()), error.code());
+    }
+    if (describing.node.params.value("own_encoders", false)) return;
+    const Description& encoder = *describing.input("encoder");
+    for (size_t e = 0; e < experts.size(); ++e)
+        if (other_width(*experts[e], encoder, experts[e]->pooling)) {
+            const std::string pooling = experts[e]->pooling.empty() ? "mean" : experts[e]->pooling;
+            describing.problem("/in/encoder",
+                               fmt::format("the head of '{}' takes {} features, but '{}' gives {} with the pooling {}; "
+                                           "expected an encoder like the expert's",
+                                           facts[e].node, *pooled_size(*experts[e], pooling), describing.id("encoder"),
+                                           *pooled_size(encoder, pooling), pooling),
+                               Code::kRunFailed);
+        }
+}
+
+void describe_head(Describing& describing) {
+    Description& out = describing.out;
+    const std::string kind = describing.node.params.at("kind");
+    if (const Description* encoder = describing.input("encoder")) take_encoder(out, *encoder);
+    const Together data = describe_training(describing, "data");
+    if (takes_experts(kind)) describe_experts(describing, kind, data);
+    out.pooling = describing.node.params.value("pooling", "mean");
+    out.holds = kind == "concatenate.raw" ? "own heads of all experts" : "features of all clips";
+
+    // The encoder is a link to the one that there is; beside it lie the sums.
+    const auto width = static_cast<uint64_t>(pooled_size(out, out.pooling).value_or(0));
+    if (!data.looked || width == 0) return;
+    const uint64_t labels = data.train_labels.size(), sets = data.sets.size();
+    uint64_t numbers = labels * width;
+    if (kind == "ridge" || kind == "lda") numbers += sets * (width * width + width * labels);
+    if (kind == "gated") numbers += sets * (width * width + width * sets);
+    if (kind == "prototype") numbers += sets * 2 * width * labels;
+    out.bytes = numbers * sizeof(double);
+    uint64_t windows = 0;
+    for (const ClipSet* set : data.sets)
+        if (out.window_seconds) windows += windows_of(*set, *out.window_seconds, std::nullopt);
+    if (kind == "knn") *out.bytes += windows * width * sizeof(float);
+    const uint64_t all_bands = static_cast<uint64_t>(pooled_size(out, "bands").value_or(0));
+    if (kind != "concatenate.raw")
+        out.memory_bytes = windows * (all_bands * sizeof(float) + width * sizeof(double)) + *out.bytes;
+}
+
 }  // namespace
 
 NodeType head_type() {
@@ -289,6 +349,7 @@ NodeType head_type() {
         .run = [](TaskContext& context) { torch_runtime().run_head(context); },
         .check = check_head,
         .expand = expand_head,
+        .describe = describe_head,
     };
 }
 

@@ -3,6 +3,8 @@
 
 #include "base/files.hpp"
 #include "node_sources.hpp"
+#include "pipeline/describe.hpp"
+#include "tasks/describing.hpp"
 #include "tasks/node_types.hpp"
 #include "tasks/sweep.hpp"
 
@@ -24,6 +26,26 @@ void keep_head(const fs::path& head, const fs::path& encoder, const std::string&
     }
 }
 
+namespace {
+
+void describe_keep_head(Describing& describing) {
+    Description& out = describing.out;
+    const Description &encoder = *describing.input("encoder"), &head = *describing.input("head");
+    take_encoder(out, encoder);
+    out.labels = head.labels;
+    out.groups = head.groups;
+    out.pooling = head.pooling;
+    out.holds = "nothing";
+    if (other_width(encoder, head, head.pooling))
+        describing.problem("/in/encoder",
+                           fmt::format("'{}' gives {} numbers a frame, but the head '{}' was fitted on {}; expected an "
+                                       "encoder like the head's",
+                                       describing.id("encoder"), *encoder.width, describing.id("head"), *head.width),
+                           Code::kRunFailed);
+}
+
+}  // namespace
+
 NodeType keep_head_type() {
     return {
         .name = "keep-head",
@@ -39,6 +61,7 @@ NodeType keep_head_type() {
                           context.input("encoder").digest, context.out);
                 context.headline = "of '" + context.input("head").node + "'";
             },
+        .describe = describe_keep_head,
     };
 }
 

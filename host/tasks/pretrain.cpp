@@ -2,7 +2,9 @@
 #include <fmt/format.h>
 
 #include "node_sources.hpp"
+#include "pipeline/describe.hpp"
 #include "pipeline/graph.hpp"
+#include "tasks/describing.hpp"
 #include "tasks/node_types.hpp"
 #include "tasks/torch_runtime.hpp"
 
@@ -34,6 +36,34 @@ void check_pretrain(const GraphNode& node, const Registry&, std::string_view poi
     };
     range(params["augment"]["gain_db"], "/augment/gain_db");
     range(params["augment"]["background"]["snr_db"], "/augment/background/snr_db");
+}
+
+void describe_pretrain(Describing& describing) {
+    const GraphNode& node = describing.node;
+    Description& out = describing.out;
+    const Description& start = *describing.input("encoder");
+    take_encoder(out, start);
+    const Together data = describe_data(describing, "data");
+    describe_data(describing, "backgrounds");
+    if (node.params.value("steps", int64_t{1}) == 0) {
+        out.origin = start.origin;
+    } else {
+        Origin origin{.kind = Origin::Kind::kTrained, .node = describing.index};
+        Json params = node.params;
+        params.erase("log_every");
+        Json heard = Json::array();
+        for (const auto& [port, sources] : node.inputs)
+            for (const size_t source : sources) {
+                const GraphNode& from = describing.graph.nodes[source];
+                heard.push_back({port, from.item == nullptr ? from.id : from.item->name(), from.params});
+            }
+        origin.about = {params, node.seed, heard};
+        out.origin = std::make_shared<const Origin>(std::move(origin));
+    }
+    note_rates(describing, start, "data");
+    out.bytes = out.weights;
+    constexpr uint64_t kSound = uint64_t{1} << 30;
+    describe_training_memory(describing, data.sets, kSound);
 }
 
 }  // namespace
@@ -112,6 +142,7 @@ NodeType pretrain_type() {
         .sources = sources::k_pretrain,
         .run = [](TaskContext& context) { torch_runtime().run_pretrain(context); },
         .check = check_pretrain,
+        .describe = describe_pretrain,
     };
 }
 

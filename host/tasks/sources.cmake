@@ -33,7 +33,7 @@ set(head_use    ${feature_use} learn/model_files.cpp learn/model_files.hpp learn
                 learn/tensors.hpp)
 set(features    ${decode} ${feature_use} learn/scratch.cpp learn/scratch.hpp learn/windows.cpp learn/windows.hpp learn/run_features.cpp tasks/features.cpp)
 set(head        ${head_use} linalg learn/ridge.cpp learn/ridge.hpp learn/discriminant.cpp learn/discriminant.hpp
-  learn/logistic.cpp learn/logistic.hpp learn/run_head.cpp tasks/head.cpp)
+  learn/logistic.cpp learn/logistic.hpp learn/run_head.cpp tasks/head.cpp tasks/head_rules.cpp tasks/head_rules.hpp)
 set(evaluate    ${head_use} measure learn/run_evaluate.cpp tasks/evaluate.cpp)
 set(geometry    base weights/finite.hpp weights/kernels.cpp weights/kernels.hpp weights/safetensors.cpp weights/safetensors.hpp weights/task_vector.cpp weights/task_vector.hpp
                 weights/geometry.cpp weights/geometry.hpp tasks/geometry.cpp tasks/arithmetic.cpp tasks/arithmetic.hpp)

@@ -9,7 +9,9 @@
 #include <set>
 
 #include "node_sources.hpp"
+#include "pipeline/describe.hpp"
 #include "tasks/arithmetic.hpp"
+#include "tasks/describing.hpp"
 #include "tasks/features.hpp"
 #include "tasks/node_types.hpp"
 #include "tasks/torch_runtime.hpp"
@@ -136,6 +138,38 @@ void check_sources(Graph& graph, size_t index) {
     }
 }
 
+void describe_sweep(Describing& describing) {
+    Description& out = describing.out;
+    describe_vectors(describing, "base");
+    out.origin = std::make_shared<const Origin>(
+        Origin{.node = describing.index, .about = "sweep", .file = {}});
+    out.bytes = out.weights;
+    out.holds = "whole model, a direction for each coefficient, features of all clips";
+    const Description* head = describing.input("head");
+    for (const char* port : {"targets", "controls"}) {
+        describe_data(describing, port);
+        const std::vector<const Description*>& data = describing.input_list(port);
+        for (size_t i = 0; i < data.size(); ++i) {
+            if (!data[i]->clips) continue;
+            const ClipSet& set = *data[i]->clips;
+            const std::string at = std::string("/in/") + port;
+            if (clips_of(set, Split::kValid) == 0)
+                describing.problem(at,
+                                   fmt::format("the data set '{}' has no clips in the valid split, on which a sweep "
+                                               "chooses",
+                                               set.group),
+                                   Code::kRunFailed);
+            else if (head != nullptr && head->labels &&
+                     std::none_of(set.clips.begin(), set.clips.end(), [&](const Clip& clip) {
+                         return clip.split == Split::kValid && class_of(*head->labels, clip.label) >= 0;
+                     }))
+                describing.problem(
+                    at, fmt::format("no clip of '{}' in the valid split has a label that the head knows", set.group),
+                    Code::kRunFailed);
+        }
+    }
+}
+
 }  // namespace
 
 NodeType sweep_type() {
@@ -189,6 +223,7 @@ NodeType sweep_type() {
         .run = [](TaskContext& context) { torch_runtime().run_sweep(context); },
         .check = check_sweep,
         .expand = check_sources,
+        .describe = describe_sweep,
     };
 }
 

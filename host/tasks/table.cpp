@@ -16,6 +16,7 @@
 #include "base/files.hpp"
 #include "base/schema.hpp"
 #include "node_sources.hpp"
+#include "pipeline/describe.hpp"
 #include "pipeline/graph.hpp"
 #include "tasks/features.hpp"
 #include "tasks/node_types.hpp"
@@ -622,6 +623,10 @@ void expand_table(Graph& graph, size_t index) {
     Expander(graph, index).run();
 }
 
+void describe_table(Describing& describing) {
+    describing.out.holds = "predictions of all scores";
+}
+
 }  // namespace
 
 NodeType table_type() {
@@ -678,6 +683,7 @@ NodeType table_type() {
         .sources = sources::k_table,
         .run = run_table,
         .expand = expand_table,
+        .describe = describe_table,
     };
 }
 

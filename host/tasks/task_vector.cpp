@@ -3,6 +3,8 @@
 
 #include "base/files.hpp"
 #include "node_sources.hpp"
+#include "pipeline/describe.hpp"
+#include "tasks/describing.hpp"
 #include "tasks/node_types.hpp"
 #include "weights/task_vector.hpp"
 
@@ -22,6 +24,35 @@ void run_task_vector(TaskContext& context) {
         fmt::format("{:.1f} MB", static_cast<double>(fs::file_size(context.out / "task_vector.safetensors")) / 1e6);
 }
 
+/// Whether the model may have been fine-tuned from these weights: some encoder on its way isn't surely another.
+bool descends(Describing& describing, size_t model, const Origin& base) {
+    for (size_t at = model;;) {
+        const auto from = describing.graph.nodes[at].inputs.find("encoder");
+        if (from == describing.graph.nodes[at].inputs.end() || from->second.empty()) return false;
+        at = from->second.front();
+        const std::shared_ptr<const Origin>& origin = describing.described(at).origin;
+        if (origin && same_weights(describing, *origin, base) != Same::kNo) return true;
+    }
+}
+
+void describe_task_vector(Describing& describing) {
+    Description& out = describing.out;
+    const Description &base = *describing.input("base"), &model = *describing.input("model");
+    const std::string &of = describing.id("base"), &tuned = describing.id("model");
+    take_encoder(out, base.encoder.empty() ? model : base);
+    out.base = base.origin;
+    out.labels = model.labels;
+    out.groups = model.groups;
+    out.bytes = out.weights;
+    out.holds = "tiles of both";
+    if (const std::string other = other_architecture(tuned, model, of, base); !other.empty())
+        describing.problem("/in/model", other + "; expected a model of the base's architecture", Code::kRunFailed);
+    else if (base.origin && !descends(describing, describing.node.inputs.at("model").front(), *base.origin))
+        describing.note("/in/base", fmt::format("'{}' wasn't fine-tuned from '{}', so the difference is not that of the "
+                                                "fine-tuning alone",
+                                                tuned, of));
+}
+
 }  // namespace
 
 NodeType task_vector_type() {
@@ -34,6 +65,7 @@ NodeType task_vector_type() {
         .parameters = Json::parse(R"({"type": "object", "properties": {}})"),
         .sources = sources::k_task_vector,
         .run = run_task_vector,
+        .describe = describe_task_vector,
     };
 }
 

@@ -24,18 +24,18 @@ struct Seen : MergeObserver::Block {
 
 }  // namespace
 
-uint64_t GeometryObserver::cheap(size_t experts) {
-    // Pairs grow as the square of the experts, the merge with them: the sample gets smaller. The signs of 1024 pieces,
-    // a share of one half, are told to 0.0003.
-    return std::max<uint64_t>(8192 / experts, 64);
-}
-
 void GeometryObserver::begin(const MergePlan& plan) {
     std::vector<GeometryTensor> tensors;
     uint64_t pieces = 0;
     for (const MergeTensor& tensor : plan.tensors) {
         tensors.push_back({tensor.name, tensor.role, tensor.block, tensor.elements});
         pieces += (tensor.elements + kPiece - 1) / kPiece;
+    }
+    if (pieces_ == kCheap) {
+        // Pairs grow as the square of the experts, and the merge as their number: of more experts less is enough. The
+        // signs of 1024 pieces, a share of one half, are told to 0.0003.
+        const uint64_t experts = names_.size();
+        pieces_ = std::max<uint64_t>({std::min<uint64_t>(pieces / (2 * experts), 1024), 1024 / experts, 1});
     }
     if (pieces_) every_ = std::max<uint64_t>(pieces / *pieces_, 1);
     geometry_.emplace(names_, std::move(tensors));

@@ -12,11 +12,11 @@ namespace biophony {
 class GeometryObserver : public MergeObserver {
 public:
     /// `names`: what the experts are called, in their order. `pieces`: look at about so many of them alone, evenly over
-    /// all tensors. Norms and null deviations are then the sample's: it does for warnings().
+    /// all tensors; kCheap: at as many as cost little beside the merge. Norms and null deviations are then the
+    /// sample's: it does for warnings().
     explicit GeometryObserver(std::vector<std::string> names, std::optional<uint64_t> pieces = {})
         : names_(std::move(names)), pieces_(pieces), open_(names_.size()) {}
-    /// Pieces whose pairs cost next to nothing beside a merge of so many experts.
-    static uint64_t cheap(size_t experts);
+    static constexpr uint64_t kCheap = 0;
 
     void begin(const MergePlan& plan) override;
     uint64_t every() const override { return every_; }

@@ -134,33 +134,40 @@ struct Segment {
     uint64_t first, count;
 };
 
-/// Memory for floats that grows.
+/// Memory for floats that grows. What is large comes from the system and goes back to it at once, in large pages where
+/// there are any: one is faster to get than its 512 small ones.
 class Floats {
 public:
+    Floats() = default;
+    Floats(const Floats&) = delete;
+    Floats& operator=(const Floats&) = delete;
+    ~Floats() { drop(); }
     float* need(size_t count) {
-        if (count <= size_) return data_.get();
+        if (count <= size_) return data_;
         drop();
-        // What is large comes in large pages, where there are any: one is faster to get than its 512 small ones.
-        constexpr size_t kLargePage = 2 << 20;
-        const size_t bytes = count * sizeof(float), page = bytes >= 4 * kLargePage ? kLargePage : 64;
-        const size_t whole = (bytes + page - 1) / page * page;
-        data_.reset(static_cast<float*>(std::aligned_alloc(page, whole)));
-        if (data_ == nullptr) throw std::bad_alloc();
-        if (page == kLargePage) static_cast<void>(::madvise(data_.get(), whole, MADV_HUGEPAGE));
+        const size_t bytes = count * sizeof(float);
+        void* data = bytes < kLarge
+                         ? std::aligned_alloc(64, (bytes + 63) / 64 * 64)
+                         : ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        if (data == nullptr || data == MAP_FAILED) throw std::bad_alloc();
+        if (bytes >= kLarge) static_cast<void>(::madvise(data, bytes, MADV_HUGEPAGE));
+        data_ = static_cast<float*>(data);
         size_ = count;
-        return data_.get();
+        return data_;
     }
-    float* get() const { return data_.get(); }
+    float* get() const { return data_; }
     void drop() {
-        data_.reset();
+        if (size_ * sizeof(float) < kLarge)
+            std::free(data_);
+        else
+            ::munmap(data_, size_ * sizeof(float));
+        data_ = nullptr;
         size_ = 0;
     }
 
 private:
-    struct Free {
-        void operator()(float* data) const { std::free(data); }
-    };
-    std::unique_ptr<float, Free> data_;
+    static constexpr size_t kLarge = 4 << 20;
+    float* data_ = nullptr;
     size_t size_ = 0;
 };
 
@@ -833,8 +840,7 @@ uint64_t whole_bytes(const Job& job, const Plan& plan, size_t stages) {
 
 /// What units of work may take at the same time, where the largest of them takes `most`, and some are of whole tensors.
 uint64_t limit_of(const Job& job, uint64_t most, bool whole) {
-    if (job.options.memory) return std::max(*job.options.memory, most);
-    return std::max(whole ? kWholeMemory : job.left, most);
+    return std::max(whole && !job.options.memory ? kWholeMemory : job.left, most);
 }
 
 uint64_t unit_bytes(const Job& job, const Showing& showing, size_t stages, bool observed, uint64_t more) {

@@ -3,7 +3,9 @@
 # base as it comes, with the engine's durability and as many threads. Inputs
 # are made here, in the page cache: checkpoints of a transformer, 8 experts and a base of 90 million float32 parameters.
 # BIOPHONY_PEERS is a Python with torch, safetensors and mergekit, to be measured beside; without it they are left out.
-# BIOPHONY_BENCH_WIDTH and _BLOCKS (768, 12) make smaller models, _ROUNDS (5) fewer rounds.
+# BIOPHONY_BENCH_WIDTH and _BLOCKS (768, 12) make smaller models, _ROUNDS (5) fewer rounds. What is remembered between
+# merges (hashes of a base, lengths of experts) is measured both ways. Where the disk has room, 64 experts that are 64
+# files are merged as well, of a third of the width; their floor is their own.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 width=${BIOPHONY_BENCH_WIDTH:-768} blocks=${BIOPHONY_BENCH_BLOCKS:-12} rounds=${BIOPHONY_BENCH_ROUNDS:-5}
@@ -18,7 +20,15 @@ c++ -std=c++20 -O2 -pthread tests/bench/merge_floor.cpp -o "$folder/floor"
 experts=("$folder"/expert[0-7].safetensors)
 few=("${experts[@]/#/--expert=}") many=()
 for _ in {1..8}; do many+=("${few[@]}"); done
-sync "$folder"/*.safetensors
+mkdir "$folder/distinct"
+small=$((width / 48 * 16)) distinct=() # the convolution has groups of 16
+if (($(df --output=avail -k "$folder" | tail -n 1) > 64 * small * small * blocks / 16 + 4000000)); then
+    "$folder/floor" make "$folder/distinct" 64 "$small" "$blocks"
+    distinct=("$folder"/distinct/expert*.safetensors)
+fi
+python3 tests/bench/merge_vector.py "$folder/base.safetensors" "${experts[@]}" "$folder"
+vectors=("$folder"/vector-*.safetensors)
+sync "$folder"/*.safetensors "$folder"/distinct
 bytes=$(stat -c %s "$folder/base.safetensors")
 echo "$threads threads, files of $((bytes / 1000000)) MB, median of $rounds rounds (fastest in brackets)"
 
@@ -30,7 +40,7 @@ elapsed() { # the seconds of a command
 merge() { # METHOD OUT EXPERT...
     local set=()
     case $1 in task-arithmetic) set=(--set lambda_sum=0.3) ;; esac
-    ${as:-} build/bin/biophony merge --method "$1" "${set[@]}" --threads "$threads" --base "$folder/base.safetensors" --out "$2" "${@:3}"
+    ${as:-} build/bin/biophony merge --method "$1" "${set[@]}" --threads "$threads" --base "${base:-$folder/base.safetensors}" --out "$2" "${@:3}"
 }
 note() { printf '%s\n' "$2" >>"$folder/seconds.$1"; } # NAME SECONDS
 median() { sort -g "$folder/seconds.$1" | awk '{ x[NR] = $1 } END { print (x[int((NR + 1) / 2)] + x[int(NR / 2) + 1]) / 2 }'; }
@@ -38,6 +48,7 @@ least() { sort -g "$folder/seconds.$1" | head -n 1; }
 
 methods=(average task-arithmetic dare ties.global ties.nihal2026)
 merge average "$folder/out" "${few[@]}" >/dev/null 2>&1 # plugins are looked at once
+sleep 2.1                                               # what is younger isn't remembered
 for ((round = 0; round < rounds; ++round)); do
     rm -f "$folder/copy" "$folder/out"
     note floor "$("$folder/floor" floor "$threads" "$folder/copy" "$folder/base.safetensors" "${experts[@]}")"
@@ -45,20 +56,49 @@ for ((round = 0; round < rounds; ++round)); do
         rm -f "$folder/out"
         note "$method" "$(elapsed merge "$method" "$folder/out" "${few[@]}")"
     done
-    rm -f "$folder/out"
-    note average-64 "$(elapsed merge average "$folder/out" "${many[@]}")"
+    timed() { # NAME METHOD ARGUMENT...
+        rm -f "$folder/out"
+        note "$1" "$(elapsed merge "$2" "$folder/out" "${@:3}")"
+    }
+    timed geometry average "${few[@]}" --geometry "$folder/geometry.json"
+    rm -rf "$BIOPHONY_CACHE/squares"
+    timed norms norm-adjusted "${few[@]}"
+    timed norms-again norm-adjusted "${few[@]}"
+    rm -rf "$BIOPHONY_CACHE/hashes"
+    timed vectors average "${vectors[@]/#/--expert=}"
+    timed vectors-again average "${vectors[@]/#/--expert=}"
+    timed average-64 average "${many[@]}"
+    if ((${#distinct[@]})); then
+        rm -f "$folder/copy" "$folder/out"
+        note floor-distinct "$("$folder/floor" floor "$threads" "$folder/copy" "$folder/distinct/base.safetensors" "${distinct[@]}")"
+        base=$folder/distinct/base.safetensors timed average-distinct average "${distinct[@]/#/--expert=}"
+        base=$folder/distinct/base.safetensors timed ties-distinct ties.global "${distinct[@]/#/--expert=}"
+    fi
     note nothing "$(elapsed build/bin/biophony merge --help)"
     rm -f "$folder/copy" "$folder/out"
     ! command -v openssl >/dev/null || note hash "$(elapsed openssl dgst -sha256 "$folder/base.safetensors")"
 done
 floor=$(median floor)
-row() { # LABEL NAME
-    awk -v label="$1" -v s="$(median "$2")" -v l="$(least "$2")" -v f="$floor" 'BEGIN { printf "%-34s %8.3f (%.3f) %8.2f\n", label, s, l, s / f }'
+row() { # LABEL NAME [FLOOR]
+    awk -v label="$1" -v s="$(median "$2")" -v l="$(least "$2")" -v f="${3:-$floor}" 'BEGIN { printf "%-34s %8.3f (%.3f) %8.2f\n", label, s, l, s / f }'
 }
 printf '%-34s %8s %16s\n' '' seconds 'x the floor'
 row 'floor' floor
 for method in "${methods[@]}"; do row "$method" "$method"; done
+row 'norm-adjusted, first time' norms
+row 'norm-adjusted, lengths remembered' norms-again
+row 'average with --geometry' geometry
+row 'average of 8 vectors, base hashed' vectors
+row 'average of 8 vectors, hash known' vectors-again
 row 'average, 64 (8 files, 8 times)' average-64
+if ((${#distinct[@]})); then
+    own=$(median floor-distinct)
+    row "floor of 64 files of $(($(stat -c %s "${distinct[0]}") / 1000000)) MB" floor-distinct "$own"
+    row 'average of these' average-distinct "$own"
+    row 'ties.global of these' ties-distinct "$own"
+else
+    echo '64 files left out: the disk has no room'
+fi
 row 'starting the program' nothing
 [[ ! -f $folder/seconds.hash ]] || row 'SHA-256 of a base, one thread' hash
 
@@ -76,7 +116,7 @@ peak() { # METHOD EXPERT...: MB
     rm -f "$folder/out"
     echo $((most / 1000))
 }
-for method in average ties.global; do
+for method in average ties.global pcb ties.nihal2026; do
     printf '%-34s %8s MB, %s MB with 64 experts\n' "private memory, $method" "$(peak "$method" "${few[@]}")" \
         "$(peak "$method" "${many[@]}")"
 done

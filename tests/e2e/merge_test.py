@@ -283,6 +283,115 @@ def remembers(case):
     case.refused(["vector0.st: was made from another base", "vector1.st: was made from another base"], "--method", "average", base=base, experts=vectors)
 
 
+def measures(case):
+    """--geometry: beside the same result, what can be calculated by hand; and what it may not overwrite."""
+    folder = case.folder
+    result = case.run("--method", "average")
+    check(result.returncode == 0, result.stderr)
+    plain = case.out.read_bytes()
+    # Three random steps of a model agree in sign as a coin does: of no account for an average, but for TIES.
+    check("decides by a toss" not in result.stderr, result.stderr)
+    check("decides by a toss" in case.run("--method", "ties.global").stderr, "TIES isn't warned of")
+    told = folder.path / "told.json"
+    result = case.run("--method", "average", "--geometry", told, "--dry-run")
+    check(result.returncode == 0 and "told.csv" in result.stdout and not told.exists(), f"{result.stdout} {result.stderr}")
+    for threads in ("1", "3"):
+        result = case.run("--method", "average", "--geometry", told, "--threads", threads)
+        check(result.returncode == 0 and case.out.read_bytes() == plain, f"--geometry changes the result: {result.stderr}")
+        first = told.read_bytes() if threads == "1" else first
+        check(told.read_bytes() == first, "threads change the geometry")
+    geometry = json.loads(told.read_text())
+    check(geometry["vectors"] == ["expert0", "expert1", "expert2"] and geometry["warnings"] == [], geometry["vectors"])
+    check(set(geometry["roles"]) == {"matrix", "bias", "norm", "convolution", "vector"}, geometry["roles"].keys())
+    check(set(geometry["blocks"]) == {"3", "none"}, geometry["blocks"].keys())
+    base, experts = read(case.base)[1], [read(path)[1] for path in case.experts]
+    deltas = [[f32(b - a) for name in base if base[name][0] != "I64" for a, b in zip(values_of(base, name), values_of(e, name))] for e in experts]
+    norms = [sum(x * x for x in d) ** 0.5 for d in deltas]
+    for i in range(3):
+        check(abs(geometry["whole"]["norms"][i] / norms[i] - 1) < 1e-6, f"norm {i}")
+        for j in range(3):
+            cosine = sum(x * y for x, y in zip(deltas[i], deltas[j])) / norms[i] / norms[j]
+            check(abs(geometry["whole"]["cosine"][i][j] - cosine) < 1e-6, f"cosine {i} {j}")
+    rows = (folder.path / "told.csv").read_text().splitlines()
+    check(len(rows) == 1 + 3 * (1 + 5 + 2 + 7) and rows[1].startswith("whole,,"), f"{len(rows)} rows: {rows[:2]}")
+    told.unlink(), (folder.path / "told.csv").unlink()
+    # Two files of one name are told by their paths.
+    other = folder.path / "other"
+    other.mkdir()
+    twin = write(other / "expert0.st", model(1, 20))
+    case.run("--method", "average", "--geometry", told, experts=[case.experts[0], twin])
+    check(json.loads(told.read_text())["vectors"] == [str(case.experts[0]), str(twin)], told.read_text()[:200])
+    told.unlink(), (folder.path / "told.csv").unlink(), case.out.unlink()
+    # A name that would take the place of an input or of the result; also before anything is done.
+    csv = write(folder.path / "expert.csv", model(1, 21))
+    for more in ((), ("--dry-run",)):
+        case.refused(["--geometry", "ends in .json"], "--method", "average", "--geometry", folder.path / "told.txt", *more, status=2)
+        case.refused(["--geometry", "is an expert"], "--method", "average", "--geometry", folder.path / "expert.json", *more,
+                     experts=[case.experts[0], csv], status=2)
+        case.refused(["--geometry", "is the result"], "--method", "average", "--geometry", folder.path / "x.json", *more,
+                     out=folder.path / "x.json", status=2)
+        case.refused(["--geometry", "is the result"], "--method", "average", "--geometry", folder.path / "x.json", *more,
+                     out=folder.path / "." / "x.csv", status=2)
+        case.refused(["--geometry", "folder isn't there"], "--method", "average", "--geometry", folder.path / "no" / "x.json", *more, status=2)
+    os.symlink(case.base, folder.path / "link.json")
+    case.refused(["--geometry", "is the base"], "--method", "average", "--geometry", folder.path / "link.json", status=2)
+    (folder.path / "dir.json").mkdir()
+    case.refused(["--geometry", "is no file"], "--method", "average", "--geometry", folder.path / "dir.json", status=2)
+    for bad in ("0", "-1", "nan", "much"):
+        case.refused(["--memory" if bad != "much" else "much"], "--method", "average", "--memory", bad, status=2)
+    csv.unlink()
+
+
+def fits(case):
+    """The plan's memory is what a merge takes beyond a small one, to a few megabytes; --memory bounds it."""
+    folder = case.folder
+    values = array.array("f", (0.001 * (i % 1013) for i in range(1_500_000)))
+
+    def big(name, shift):
+        header, data, end = {}, b"", 0
+        for tensor in ("a", "b", "c", "d"):
+            header[tensor] = {"dtype": "F32", "shape": [1500, 1000], "data_offsets": [end, end + 6_000_000]}
+            data += values[shift:].tobytes() + values[:shift].tobytes()
+            end += 6_000_000
+        head = json.dumps(header).encode()
+        head += b" " * (-len(head) % 8)
+        path = folder.path / name
+        path.write_bytes(struct.pack("<Q", len(head)) + head + data)
+        return path
+
+    base, experts = big("base", 0), [big(f"big{i}", i + 1) for i in range(4)]
+    few = []
+    for expert in experts:
+        few += ["--expert", str(expert)]
+
+    def peak(*arguments, base=base, experts=few):
+        """Megabytes that are resident at most, and those of the plan."""
+        command = [str(PROGRAM), "merge", "--base", str(base), "--out", str(case.out), "--threads", "4", *arguments, *experts]
+        plan = subprocess.run([*command, "--dry-run"], env=folder.environment, capture_output=True, text=True, check=True).stdout
+        planned = float(plan.split("memory     ")[1].split(" MB")[0])
+        process = subprocess.Popen(command, env=folder.environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        most = 0
+        while process.poll() is None:  # what wait() tells of a child counts this process as well
+            with open(f"/proc/{process.pid}/status", encoding="ascii") as status:
+                most = max([most] + [int(line.split()[1]) for line in status if line.startswith("VmHWM")])
+            time.sleep(0.001)
+        check(process.returncode == 0, f"{arguments}: status {process.returncode}")
+        return most / 1e3, planned
+
+    start, _ = peak("--method", "average", base=case.base, experts=["--expert", str(case.experts[0])])
+    seen = {}
+    for name, arguments, many in (("tiles", ["--method", "average"], 1), ("counts", ["--method", "ties.global"], 8),
+                                  ("whole", ["--method", "ties.nihal2026"], 1), ("bounded", ["--method", "ties.nihal2026", "--memory", "50"], 1),
+                                  ("copies", ["--method", "trim.tensor", "--method", "average", "--method", "norm-match"], 1)):
+        most, planned = peak(*arguments, experts=few * many)
+        seen[name] = planned
+        check(most - start < planned * 1.1 + 8, f"{name}: {most - start:.0f} MB, planned {planned}")
+        check(most - start > planned * 0.5 - 8, f"{name}: {most - start:.0f} MB, planned {planned}")
+    # One tensor of four experts, the base and two rows: 42 MB.
+    check(seen["bounded"] <= 50 and 42 * 4 < seen["whole"] < 42 * 4 + 20, seen)
+    check(seen["tiles"] < 20, seen)
+
+
 def is_killed(case):
     """At any moment: nothing under the final name, and inputs as they were."""
     folder = case.folder
@@ -323,7 +432,7 @@ def is_killed(case):
 
 
 def main():
-    for test in (computes, plans, refuses, remembers, is_killed):
+    for test in (computes, plans, refuses, remembers, measures, fits, is_killed):
         with Folder() as folder:
             test(Case(folder))
     return 1 if failures else 0

@@ -23,8 +23,13 @@ public:
     void update(double, double, std::string_view) override {}
 };
 
+/// Written to by an encoder node, as if somebody did meanwhile; empty = nothing is.
+fs::path changed_meanwhile;
+
 /// What a node's bytes depend on: all but "note".
 void write_down(TaskContext& context) {
+    if (!changed_meanwhile.empty() && context.params.contains("checkpoint"))
+        std::ofstream(changed_meanwhile) << "something else";
     Json params = context.params;
     params.erase("note");
     std::string text = fmt::format("{} {}\n", params.dump(), context.seed);
@@ -279,6 +284,23 @@ TEST_CASE("equal bytes upstream keep what is downstream") {
     CHECK(world.reason("vector[bird]") == "run: waits for expert[bird]");  // nobody knows yet
     const RunResult result = world.run();
     CHECK(result.made == 4);  // the two experts, and the data sets, which are looked at
+    CHECK(world.plan().to_run == 0);
+}
+
+TEST_CASE("a file counts by its content, which may not change while a node reads it") {
+    World world;
+    world.write("a.bin", "one");
+    world.write("b.bin", "one");
+    world.with("base") = {{"checkpoint", "a.bin"}};
+    world.run();
+    world.with("base") = {{"checkpoint", "b.bin"}};
+    CHECK(world.plan().to_run == 0);
+    world.write("b.bin", "two");
+    CHECK(world.reason("base") == "run: the file of parameter checkpoint changed");
+    changed_meanwhile = world.folder / "b.bin";
+    CHECK_THROWS_WITH(world.run(), Catch::Contains("was changed while the node read it"));
+    changed_meanwhile.clear();
+    CHECK_NOTHROW(world.run());
     CHECK(world.plan().to_run == 0);
 }
 
