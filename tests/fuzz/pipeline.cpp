@@ -1,6 +1,7 @@
 // Pipelines of any content: a graph or problems with places, no crash, and a graph's own text stands for the same
-// graph. The node types and plugins are those of the checker's tests; no file is looked at but one part of a pipeline. Behind the pipeline's text
-// may stand lines that begin with "--set " or "--params ", the command line's changes (a params file by its content).
+// graph. The node types and plugins are those of the checker's tests; no file is looked at but part.json, which stands
+// for a pipeline in the pipeline. Behind the pipeline's text may stand lines that begin with "--set " or "--params ",
+// the command line's changes (a params file by its content).
 #include <cstdio>
 #include <cstdlib>
 #include <set>
@@ -66,7 +67,8 @@ bool is_utf8(const std::string& text) {
 const std::string& folder() {
     static const std::string path = [] {
         const fs::path out = fs::temp_directory_path() / "biophony-fuzz-pipeline";
-        write_file_atomically(out / "part.json", R"({"biophony": 1, "params": {"epochs": 1}, "inputs": ["data"],
+        write_file_atomically(out / "part.json",
+                              R"({"biophony": 1, "params": {"epochs": 1, "note": ""}, "inputs": ["data"],
             "nodes": {"base": {"use": "encoder:beats"}, "made": {"use": "fine-tune", "in": {"encoder": "base", "data": "data"},
                       "with": {"epochs": {"param": "epochs"}, "note": {"param": "note"}}}},
             "outputs": {"model": "made"}})");
@@ -109,6 +111,10 @@ std::string told(const Graph& graph) {
         for (const auto& [port, names] : node.names)
             for (const std::string& name : names) line += fmt::format(" {}~{}", port, name);
         lines.push_back(line);
+    }
+    for (const GraphOutput& output : graph.outputs) {
+        lines.push_back(fmt::format("output {} {}", output.name, output.many));
+        for (const size_t node : output.nodes) lines.back() += " " + graph.nodes.at(node).id;
     }
     std::sort(lines.begin(), lines.end());
     return fmt::format("{}", fmt::join(lines, "\n"));
