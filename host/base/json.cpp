@@ -62,6 +62,11 @@ void refuse_non_finite(const Json& value) {
 
 constexpr std::string_view kBehindToken = ",]} \n\t\r";
 
+/// The text with U+FFFD for what is no UTF-8, so that a message about it is text.
+std::string as_utf8(const std::string& text) {
+    return Json::parse(Json(text).dump(-1, ' ', false, Json::error_handler_t::replace)).get<std::string>();
+}
+
 /// Walks a text that is known to be JSON and notes where each value begins and which keys stand twice.
 class Walker {
 public:
@@ -267,7 +272,7 @@ JsonText JsonText::parse(std::string text, std::string file, std::vector<Diagnos
     out.file_ = std::move(file);
     auto problem_at = [&](size_t at, std::string message) {
         const auto [line, column] = line_and_column(text, at);
-        problems.push_back({Code::kInvalid, {.file = out.file_, .line = line, .column = column}, std::move(message)});
+        problems.push_back({Code::kInvalid, {.file = out.file_, .line = line, .column = column}, as_utf8(message)});
     };
     if (text.starts_with("\xef\xbb\xbf")) text.erase(0, 3);
     if (const size_t at = too_deep_at(text, 200); at != std::string::npos) {

@@ -618,10 +618,10 @@ private:
             if (sources.is_string()) {
                 out[port] = put_source(sources, there, here);
             } else if (sources.is_array()) {
-                out[port] = Json::array();
+                Json& list = out[port] = Json::array();
                 for (size_t i = 0; i < sources.size(); ++i) {
                     const std::string item = fmt::format("{}/{}", here, i);
-                    auto next = [&] { return fmt::format("{}/{}", there, out[port].size()); };
+                    auto next = [&] { return fmt::format("{}/{}", there, list.size()); };
                     const Json source = sources[i].is_string() ? put_source(sources[i], next(), item) : sources[i];
                     if (source.is_array() && sources[i].is_string()) {
                         // An input that is a list: its items take their places among the others.
