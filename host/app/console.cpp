@@ -109,8 +109,8 @@ void Console::status(const RunStatus& status) {
         if (status.total > 0 || status.done > 0) {
             const bool bytes = status.unit == "bytes";
             const double scale = bytes ? 1e-6 : 1;
-            text += fmt::format(" {:.0f}/{:.0f} {}", status.done * scale, status.total * scale,
-                                bytes ? "MB" : status.unit);
+            text +=
+                fmt::format(" {:.0f}/{:.0f} {}", status.done * scale, status.total * scale, bytes ? "MB" : status.unit);
             if (status.total > 0) part = status.done / status.total;
         }
         text += fmt::format(", {}", duration(status.node_seconds));

@@ -94,7 +94,8 @@ int dispatch(const std::vector<std::string>& command_line) {
     std::vector<std::string> names;
     for (const Command& command : kCommands) {
         if (command_line[1] == command.name) {
-            if (command_line[1] == "run" || command_line[1] == "run-node" || command_line[1] == "embed" || command_line[1] == "merge")
+            if (command_line[1] == "run" || command_line[1] == "run-node" || command_line[1] == "embed" ||
+                command_line[1] == "merge")
                 set_thread_environment(command_line);
             if (command_line[1] == "probe" && command_line.size() != 3)
                 throw Error(Code::kInvalid, "Usage: biophony probe FILE");

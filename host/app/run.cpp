@@ -12,12 +12,14 @@ using Texts = std::vector<std::string>;
 
 void add_schedule_options(options::options_description& described) {
     add_format_option(described);
-    described.add_options()("jobs", options::value<int>()->value_name("N"),
-                            "nodes at a time, 1 = one after another; a torch node and a few others where it isn't given. "
-                            "Results don't depend on it");
+    described.add_options()(
+        "jobs", options::value<int>()->value_name("N"),
+        "nodes at a time, 1 = one after another; a torch node and a few others where it isn't given. "
+        "Results don't depend on it");
     described.add_options()("keep-going", "where a node fails, go on with all that doesn't depend on it");
-    described.add_options()("to", options::value<Texts>()->value_name("NODE")->composing(),
-                            "this node and what it needs; an id, or a name for all its nodes; may be given several times");
+    described.add_options()(
+        "to", options::value<Texts>()->value_name("NODE")->composing(),
+        "this node and what it needs; an id, or a name for all its nodes; may be given several times");
     described.add_options()("from", options::value<Texts>()->value_name("NODE")->composing(),
                             "this node and what depends on it; with --to what lies between");
     described.add_options()("only", options::value<Texts>()->value_name("NODE")->composing(), "this node alone");

@@ -29,8 +29,8 @@ struct Job {
     Json record;      ///< what the key is the hash of
     std::map<std::string, std::vector<JobInput>> inputs;  ///< by port, in the order of the node's
     Progress* progress = nullptr;
-    const Cancel* cancel = nullptr;             ///< may be null
-    std::function<void(std::string_view)> log;  ///< one line for the run's log
+    const Cancel* cancel = nullptr;              ///< may be null
+    std::function<void(std::string_view)> log;   ///< one line for the run's log
     std::function<void(std::string_view)> note;  ///< one line for the log and for the user
 };
 

@@ -116,9 +116,9 @@ private:
 
 std::vector<std::string> command_of(const Launch& launch, const Job& job) {
     std::vector<std::string> command = launch.prefix;
-    for (const std::string& word : {launch.program.string(), std::string("run-node"), launch.pipeline.string(),
-                                    job.node->id, std::string("--store"), launch.store.string(),
-                                    std::string("--threads"), std::to_string(launch.threads)})
+    for (const std::string& word :
+         {launch.program.string(), std::string("run-node"), launch.pipeline.string(), job.node->id,
+          std::string("--store"), launch.store.string(), std::string("--threads"), std::to_string(launch.threads)})
         command.push_back(word);
     std::error_code ignored;
     for (const fs::path& folder : launch.plugin_folders)

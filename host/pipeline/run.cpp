@@ -111,13 +111,12 @@ public:
                                         {"plugins", lock_of(graph_, registry_)}});
         observer_.begin(static_cast<size_t>(std::count(selected_.begin(), selected_.end(), true)));
         take_outside(work, log);
-        Schedule schedule(
-            graph_, registry_, options_, observer_, work, outcomes_,
-            {.log = [&](size_t i, std::string_view event, std::string_view text,
-                        const std::string& time) { log.line(graph_.nodes[i].id, event, text, time); },
-             .expose = [this](size_t i, const Done& done) { show(i, done); },
-             .looked = [&] { return can_work(work, log); },
-             .earlier = earlier_seconds(out_)});
+        Schedule schedule(graph_, registry_, options_, observer_, work, outcomes_,
+                          {.log = [&](size_t i, std::string_view event, std::string_view text,
+                                      const std::string& time) { log.line(graph_.nodes[i].id, event, text, time); },
+                           .expose = [this](size_t i, const Done& done) { show(i, done); },
+                           .looked = [&] { return can_work(work, log); },
+                           .earlier = earlier_seconds(out_)});
         schedule.run();
         const bool cancelled = options_.cancel != nullptr && options_.cancel->requested();
         if (!failure_) failure_ = failure_of(outcomes_, cancelled);
@@ -143,7 +142,8 @@ public:
     }
 
 private:
-    /// With the data sets looked at: whether nothing is known that can't work, and there is room for what is to be made.
+    /// With the data sets looked at: whether nothing is known that can't work, and there is room for what is to be
+    /// made.
     bool can_work(Work& work, RunLog& log) {
         try {
             std::vector<fs::path> results(graph_.nodes.size());
@@ -216,8 +216,8 @@ private:
             missing.size() > kShown ? std::vector<std::string>(wanting.begin(), wanting.end()) : missing;
         for (size_t w = 0; w < std::min(kShown, ways.size()); ++w) options += fmt::format(" --to '{}'", ways[w]);
         throw Error(Code::kInvalid,
-                    fmt::format("the selected nodes need results that aren't there: {}; make them first, with{}{}", list,
-                                options, ways.size() > kShown ? " …" : ""));
+                    fmt::format("the selected nodes need results that aren't there: {}; make them first, with{}{}",
+                                list, options, ways.size() > kShown ? " …" : ""));
     }
     void look_at(size_t i, Work& work, RunLog& log) {
         const GraphNode& node = graph_.nodes[i];
@@ -286,8 +286,7 @@ private:
             } else if (outcome.error) {
                 entry["error"] = outcome.error->what();
             } else if (outcome.state == NodeState::kBlocked) {
-                entry["error"] =
-                    fmt::format("waits for {}, which failed", graph_.nodes[outcome.blocked_by].id);
+                entry["error"] = fmt::format("waits for {}, which failed", graph_.nodes[outcome.blocked_by].id);
             }
             if (!selected_[i]) ++result.left_out;
             nodes.push_back(std::move(entry));

@@ -33,8 +33,8 @@ struct RunOptions {
     Launch launch;  ///< without a prefix nodes run in this process
     HostFacts host;
     const Cancel* cancel = nullptr;
-    /// Called where a run was cancelled, its run directory is written, and some node's work still hasn't come to an end:
-    /// must leave the process. Without it run_graph() waits for the work, however long that takes.
+    /// Called where a run was cancelled, its run directory is written, and some node's work still hasn't come to an
+    /// end: must leave the process. Without it run_graph() waits for the work, however long that takes.
     std::function<void(const Error&)> abandon;
     std::vector<std::string> command_line;  ///< for the manifest
 };
@@ -76,10 +76,11 @@ struct RunResult {
 /// The nodes of a slice, by index. Throws Error(kInvalid) with the nearest name for one that isn't there.
 std::vector<bool> selected_nodes(const Graph& graph, const Slice& slice);
 
-/// Makes every selected node's result that isn't there yet; ready nodes run beside each other (schedule.hpp). Writes the
-/// run directory, also when nodes fail or the run is cancelled: then with what was finished, and the error is thrown
-/// afterwards, with the node's name; of several failures all in one. Throws Error(kInvalid) where the slice needs
-/// results from outside that aren't there, before anything is made, and where another run writes to the directory.
+/// Makes every selected node's result that isn't there yet; ready nodes run beside each other (schedule.hpp). Writes
+/// the run directory, also when nodes fail or the run is cancelled: then with what was finished, and the error is
+/// thrown afterwards, with the node's name; of several failures all in one. Throws Error(kInvalid) where the slice
+/// needs results from outside that aren't there, before anything is made, and where another run writes to the
+/// directory.
 RunResult run_graph(const Graph& graph, const Registry& registry, const RunOptions& options, RunObserver& observer);
 
 }  // namespace biophony

@@ -35,7 +35,8 @@ bool is_exposed(const StoredResult& result, const fs::path& target) {
     const Json& files = result.record.at("files");
     return !problem && there == files.size() && std::all_of(files.begin(), files.end(), [&](const Json& file) {
         const std::string& name = file.at("name").get_ref<const std::string&>();
-        struct stat from {}, to {};
+        struct stat from {
+        }, to{};
         return ::stat((result.folder / name).c_str(), &from) == 0 && ::stat((target / name).c_str(), &to) == 0 &&
                from.st_ino == to.st_ino && from.st_dev == to.st_dev;
     });
@@ -99,8 +100,8 @@ RunLog::RunLog(const fs::path& file) : file_(file), out_(file, std::ios::trunc) 
 }
 
 void RunLog::line(std::string_view node, std::string_view event, std::string_view text, const std::string& time) {
-    out_ << Json{{"time", time}, {"node", node}, {"event", event}, {"text", text}}.dump(
-                -1, ' ', false, Json::error_handler_t::replace)
+    out_ << Json{{"time", time}, {"node", node}, {"event", event}, {"text", text}}.dump(-1, ' ', false,
+                                                                                        Json::error_handler_t::replace)
          << std::endl;
     if (!out_ && problem_ == 0) problem_ = errno == 0 ? EIO : errno;
 }

@@ -24,11 +24,13 @@ public:
         for (const GraphNode& node : graph.nodes) names.push_back(node.id);
         for (const auto& [node, key] : given) {
             if (graph.index_of(node) == graph.nodes.size())
-                throw Error(Code::kInvalid, fmt::format("--given: there is no node '{}'{}", node, did_you_mean(node, names)));
+                throw Error(Code::kInvalid,
+                            fmt::format("--given: there is no node '{}'{}", node, did_you_mean(node, names)));
             constexpr size_t kDigits = 64;
             if (key.size() != kDigits || key.find_first_not_of("0123456789abcdef") != std::string::npos)
-                throw Error(Code::kInvalid, fmt::format("--given: found '{}' as the key of '{}', expected {} hex digits",
-                                                        key, node, kDigits));
+                throw Error(
+                    Code::kInvalid,
+                    fmt::format("--given: found '{}' as the key of '{}', expected {} hex digits", key, node, kDigits));
         }
     }
 

@@ -112,13 +112,13 @@ struct Schedule::State {
 
     // Of the deciding thread alone.
     std::vector<std::vector<size_t>> users;
-    std::vector<size_t> waits;                  ///< how many inputs aren't done
-    std::vector<char> torch_node, looked_up;    ///< by node: needs the one place for torch work; is being looked up
-    std::set<size_t> ready;                     ///< inputs done, to be made
+    std::vector<size_t> waits;                ///< how many inputs aren't done
+    std::vector<char> torch_node, looked_up;  ///< by node: needs the one place for torch work; is being looked up
+    std::set<size_t> ready;                   ///< inputs done, to be made
     std::map<size_t, std::unique_ptr<Live>> live;
     std::vector<std::string> keys;
     std::vector<Json> records;
-    std::map<std::string, size_t> makers;       ///< key → the node that makes it, or has made it
+    std::map<std::string, size_t> makers;  ///< key → the node that makes it, or has made it
     std::map<size_t, std::vector<size_t>> followers;
     size_t looking = 0, finished = 0, selected = 0;
     std::vector<char> data_set;  ///< by node: looks at the world, before all others
@@ -192,7 +192,10 @@ struct Schedule::State {
         try {
             body();
         } catch (const Error& error) {
-            tell({.kind = Event::Kind::kFailed, .node = i, .time = now(), .error = error.within({.node = graph.nodes[i].id})});
+            tell({.kind = Event::Kind::kFailed,
+                  .node = i,
+                  .time = now(),
+                  .error = error.within({.node = graph.nodes[i].id})});
         } catch (const std::exception& error) {
             tell({.kind = Event::Kind::kFailed,
                   .node = i,

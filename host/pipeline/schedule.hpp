@@ -31,9 +31,9 @@ struct NodeOutcome {
     size_t blocked_by = 0;  ///< the node that failed
 };
 
-/// Runs nodes whose inputs are done, several at a time: torch nodes (and merges that borrow LibTorch) one at a time, all
-/// in one thread, as LibTorch's settings are in part a thread's; others beside them. What is in the store is looked up
-/// by a thread of its own, so neither a long node nor a large file keeps a finished result waiting. Nodes with equal
+/// Runs nodes whose inputs are done, several at a time: torch nodes (and merges that borrow LibTorch) one at a time,
+/// all in one thread, as LibTorch's settings are in part a thread's; others beside them. What is in the store is looked
+/// up by a thread of its own, so neither a long node nor a large file keeps a finished result waiting. Nodes with equal
 /// keys are made once. Results don't depend on which nodes ran beside which.
 ///
 /// A node that fails: nothing new starts, what runs is let end, so that its results are kept; with keep_going all goes
@@ -43,10 +43,11 @@ public:
     /// What the schedule tells, all in the thread that called run().
     struct Hooks {
         std::function<void(size_t node, std::string_view event, std::string_view text, const std::string& time)> log;
-        std::function<void(size_t node, const Done& done)> expose;  ///< any thread: shows the result in the run directory
+        std::function<void(size_t node, const Done& done)>
+            expose;  ///< any thread: shows the result in the run directory
         /// All data sets were looked at, and nothing else is made yet; false ends the run.
         std::function<bool()> looked;
-        std::map<std::string, double> earlier;                      ///< node → seconds that it took in an earlier run
+        std::map<std::string, double> earlier;  ///< node → seconds that it took in an earlier run
     };
 
     /// All outlive it. `outcomes` says which nodes are to run: those that

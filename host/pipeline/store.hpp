@@ -6,9 +6,9 @@
 //   <store>/lock                     held shared by every Store, exclusively while results are removed
 //
 // A result is written into tmp and renamed into place, so a kill at any moment leaves the old state or the new. Syncing
-// follows behind, several results at a time: a power loss in between can damage results whose mark in unsynced/ says so,
-// and these are compared with their hashes before they are taken; one that is damaged is made again. (This trusts the
-// file system to keep the order of its folders' changes, as journals do.) After settle() everything is on the disk.
+// follows behind, several results at a time: a power loss in between can damage results whose mark in unsynced/ says
+// so, and these are compared with their hashes before they are taken; one that is damaged is made again. (This trusts
+// the file system to keep the order of its folders' changes, as journals do.) After settle() everything is on the disk.
 // Several processes, of several machines too, may use one store: whoever renames first wins, and equal keys mean equal
 // bytes.
 #pragma once
@@ -68,8 +68,8 @@ public:
     StoredResult put(const fs::path& temporary, std::string key, const Json& about) const;
     /// Compares every file with its hash. Throws Error(kRunFailed) that names the first that differs and what to do.
     void verify(const StoredResult& result) const;
-    /// Waits until all that this object has put or found is on the disk. Throws Error(kRunFailed) where a result couldn't
-    /// be synced; it is taken out of the store again.
+    /// Waits until all that this object has put or found is on the disk. Throws Error(kRunFailed) where a result
+    /// couldn't be synced; it is taken out of the store again.
     void settle() const;
     /// Notes that the result was used now, for prune_store(): the time of its result.json, set once an hour at most.
     void used(const StoredResult& result) const;

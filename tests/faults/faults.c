@@ -25,7 +25,7 @@ static char under[PATH_MAX];
 static size_t under_size;
 
 __attribute__((constructor)) static void begin(void) {
-    const char *value = getenv("BIOPHONY_FAIL_CALL");
+    const char* value = getenv("BIOPHONY_FAIL_CALL");
     if (value != NULL) fail_at = atol(value);
     if ((value = getenv("BIOPHONY_FAIL_ERRNO")) != NULL) fail_with = atoi(value);
     if ((value = getenv("BIOPHONY_DISK_BYTES")) != NULL) room = atol(value);
@@ -37,9 +37,9 @@ __attribute__((constructor)) static void begin(void) {
 
 /* The program leaves by _Exit, so the count is kept as it grows. */
 static void keep_count(long count) {
-    const char *file = getenv("BIOPHONY_FAIL_COUNT");
+    const char* file = getenv("BIOPHONY_FAIL_COUNT");
     if (file == NULL) return;
-    static ssize_t (*real_pwrite)(int, const void *, size_t, off_t);
+    static ssize_t (*real_pwrite)(int, const void*, size_t, off_t);
     if (real_pwrite == NULL) real_pwrite = (__typeof__(real_pwrite))dlsym(RTLD_NEXT, "pwrite");
     static int fd = -1;
     if (fd < 0) fd = open(file, O_WRONLY | O_CREAT | O_CLOEXEC, 0644);
@@ -48,7 +48,7 @@ static void keep_count(long count) {
     if (real_pwrite(fd, text, (size_t)size, 0) < 0) return;
 }
 
-static int counts_path(const char *path) {
+static int counts_path(const char* path) {
     return under_size == 0 || strncmp(path, under, under_size) == 0;
 }
 
@@ -80,30 +80,30 @@ static size_t fits(size_t size) {
 }
 
 /* The function that this one stands in front of. */
-#define REAL(name)                              \
-    static __typeof__(&name) real;              \
+#define REAL(name)                 \
+    static __typeof__(&name) real; \
     if (real == NULL) real = (__typeof__(&name))dlsym(RTLD_NEXT, #name)
 
-#define WRITE(name, arguments, forward)                     \
-    ssize_t name arguments {                                \
-        REAL(name);                                         \
-        if (counts(fd)) {                                   \
-            if (fails()) return -1;                         \
-            const size_t fit = fits(size);                  \
-            if (fit == 0 && size > 0) {                     \
-                errno = ENOSPC;                             \
-                return -1;                                  \
-            }                                               \
-            size = fit;                                     \
-        }                                                   \
-        return real forward;                                \
+#define WRITE(name, arguments, forward)    \
+    ssize_t name arguments {               \
+        REAL(name);                        \
+        if (counts(fd)) {                  \
+            if (fails()) return -1;        \
+            const size_t fit = fits(size); \
+            if (fit == 0 && size > 0) {    \
+                errno = ENOSPC;            \
+                return -1;                 \
+            }                              \
+            size = fit;                    \
+        }                                  \
+        return real forward;               \
     }
 
-WRITE(write, (int fd, const void *data, size_t size), (fd, data, size))
-WRITE(pwrite, (int fd, const void *data, size_t size, off_t at), (fd, data, size, at))
-WRITE(pwrite64, (int fd, const void *data, size_t size, off64_t at), (fd, data, size, at))
+WRITE(write, (int fd, const void* data, size_t size), (fd, data, size))
+WRITE(pwrite, (int fd, const void* data, size_t size, off_t at), (fd, data, size, at))
+WRITE(pwrite64, (int fd, const void* data, size_t size, off64_t at), (fd, data, size, at))
 
-ssize_t writev(int fd, const struct iovec *parts, int count) {
+ssize_t writev(int fd, const struct iovec* parts, int count) {
     REAL(writev);
     if (counts(fd)) {
         size_t size = 0;
@@ -129,7 +129,7 @@ int syncfs(int fd) {
     REAL(syncfs);
     return counts(fd) && fails() ? -1 : real(fd);
 }
-int rename(const char *from, const char *to) {
+int rename(const char* from, const char* to) {
     REAL(rename);
     return counts_path(to) && fails() ? -1 : real(from, to);
 }

@@ -64,7 +64,8 @@ public:
         options.threads = 2;
     }
     ~Pipeline() { behaviour = nullptr; }
-    void add(const std::string& id, const char* type, const std::vector<std::string>& inputs = {}, Json params = nullptr) {
+    void add(const std::string& id, const char* type, const std::vector<std::string>& inputs = {},
+             Json params = nullptr) {
         GraphNode node;
         node.id = id;
         node.stem = id.substr(0, id.find('['));
@@ -185,8 +186,7 @@ TEST_CASE("results don't depend on what ran beside what") {
         }
         CHECK(pipeline.run().made == 30);
         const Json manifest = pipeline.manifest();
-        for (const Json& node : manifest.at("nodes"))
-            digests[jobs == 1 ? 0 : 1][node.at("id")] = node.at("digest");
+        for (const Json& node : manifest.at("nodes")) digests[jobs == 1 ? 0 : 1][node.at("id")] = node.at("digest");
         const RunResult again = pipeline.run();
         CHECK(again.made == 0);
         CHECK(again.cached == 30);
@@ -360,7 +360,8 @@ TEST_CASE("slices") {
     CHECK(names({.only = {"vector", "base"}}) == "base vector[bird] vector[frog]");
     CHECK(names({.to = {"merged"}, .from = {"expert[bird]"}}) == "expert[bird] vector[bird] merged");
     CHECK(names({.from = {"score"}, .only = {"base"}}) == "base score");
-    CHECK(error_of([&] { names({.to = {"vektor"}}); }, Code::kInvalid).find("did you mean 'vector'?") != std::string::npos);
+    CHECK(error_of([&] { names({.to = {"vektor"}}); }, Code::kInvalid).find("did you mean 'vector'?") !=
+          std::string::npos);
     CHECK_THROWS_WITH(names({.to = {"base"}, .from = {"score"}}), Catch::Contains("nothing lies between"));
 
     // Nothing is made where something is missing.
@@ -485,9 +486,9 @@ TEST_CASE("launched programs: what they say, how they end") {
     CHECK(ends("echo '{\"key\": \"ab12\"}'").find("made the key ab12…, expected") != std::string::npos);
     const fs::path arguments = pipeline.folder.path / "arguments";
     ends("printf '%s\\n' \"$@\" > " + arguments.string() + "; exit 1");
-    CHECK(read_file(arguments) == "/opt/biophony\nrun-node\n" + (fs::canonical(pipeline.options.out) / "pipeline.effective.json").string() +
-                                      "\nn[x]\n--store\n" + (pipeline.folder.path / "store").string() +
-                                      "\n--threads\n2\n--no-cache\n");
+    CHECK(read_file(arguments) ==
+          "/opt/biophony\nrun-node\n" + (fs::canonical(pipeline.options.out) / "pipeline.effective.json").string() +
+              "\nn[x]\n--store\n" + (pipeline.folder.path / "store").string() + "\n--threads\n2\n--no-cache\n");
     pipeline.options.launch.prefix = {"/nowhere/srun"};
     CHECK_THROWS_WITH(pipeline.run(), Catch::Contains("ended with status 127"));
     // What is in the store is taken without launching anything.
@@ -517,7 +518,8 @@ TEST_CASE("many small nodes cost little") {
     Pipeline pipeline;
     pipeline.options.threads = 4;
     for (int i = 0; i < 300; ++i)
-        pipeline.add("n" + std::to_string(i), "plain", i < 4 ? std::vector<std::string>{} : std::vector{"n" + std::to_string(i - 4)});
+        pipeline.add("n" + std::to_string(i), "plain",
+                     i < 4 ? std::vector<std::string>{} : std::vector{"n" + std::to_string(i - 4)});
     const auto begin = std::chrono::steady_clock::now();
     CHECK(pipeline.run().made == 300);
     const std::chrono::duration<double, std::milli> made = std::chrono::steady_clock::now() - begin;
