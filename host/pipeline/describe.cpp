@@ -70,8 +70,9 @@ std::string size_text(uint64_t bytes) {
 
 std::string memory_text(const Description& description) {
     if (description.holds.empty()) return {};
-    return description.memory_bytes ? fmt::format("{}, about {}", description.holds, size_text(*description.memory_bytes))
-                                    : description.holds;
+    return description.memory_bytes
+               ? fmt::format("{}, about {}", description.holds, size_text(*description.memory_bytes))
+               : description.holds;
 }
 
 std::string needs_text(const Graph& graph, const GraphDescription& described, const std::vector<bool>& there) {
@@ -123,8 +124,8 @@ std::optional<uint64_t> free_space(const fs::path& folder) {
 
 Code code_of(const std::vector<Diagnostic>& problems) {
     const Code first = problems.front().code;
-    const bool one = std::all_of(problems.begin(), problems.end(),
-                                 [&](const Diagnostic& problem) { return problem.code == first; });
+    const bool one =
+        std::all_of(problems.begin(), problems.end(), [&](const Diagnostic& problem) { return problem.code == first; });
     return one ? first : Code::kInvalid;
 }
 

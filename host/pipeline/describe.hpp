@@ -91,8 +91,8 @@ public:
         return graph.nodes[node.inputs.at(port).at(i)].id;
     }
 
-    /// What can't work. `at` is a place below the node: "/in/vectors", "/with/checkpoint", or empty. The code is the one
-    /// that the run would end with.
+    /// What can't work. `at` is a place below the node: "/in/vectors", "/with/checkpoint", or empty. The code is the
+    /// one that the run would end with.
     void problem(std::string_view at, std::string message, Code code = Code::kInvalid);
     /// What the user should know, though it works.
     void note(std::string_view at, std::string message);

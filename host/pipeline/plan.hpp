@@ -55,7 +55,7 @@ struct PlannedNode {
     Difference difference;                ///< to `earlier`
     /// How long it took; of a node to run how long an earlier result of it, or of its siblings, took.
     std::optional<double> seconds;
-    std::string memory;  ///< of a node to run: what its work holds, see memory_text()
+    std::string memory;                           ///< of a node to run: what its work holds, see memory_text()
     std::optional<uint64_t> memory_bytes, bytes;  ///< of its work, and of its result on the disk
 };
 
@@ -73,7 +73,8 @@ struct Plan {
 };
 
 /// Says what run_graph() would do. Data sets are looked at (their audio is read once), nothing else runs, and nothing
-/// else is written. Throws ProblemsError for what can't work. Where `target` is a node's index, only what it depends on is planned, and the store is always read.
+/// else is written. Throws ProblemsError for what can't work. Where `target` is a node's index, only what it depends on
+/// is planned, and the store is always read.
 Plan plan_graph(const Graph& graph, const Registry& registry, const RunOptions& options, RunObserver& observer,
                 std::optional<size_t> target = std::nullopt);
 

@@ -111,13 +111,12 @@ public:
                                         {"plugins", lock_of(graph_, registry_)}});
         observer_.begin(static_cast<size_t>(std::count(selected_.begin(), selected_.end(), true)));
         take_outside(work, log);
-        Schedule schedule(
-            graph_, registry_, options_, observer_, work, outcomes_,
-            {.log = [&](size_t i, std::string_view event, std::string_view text,
-                        const std::string& time) { log.line(graph_.nodes[i].id, event, text, time); },
-             .expose = [this](size_t i, const Done& done) { show(i, done); },
-             .looked = [&] { return can_work(work, log); },
-             .earlier = earlier_seconds(out_)});
+        Schedule schedule(graph_, registry_, options_, observer_, work, outcomes_,
+                          {.log = [&](size_t i, std::string_view event, std::string_view text,
+                                      const std::string& time) { log.line(graph_.nodes[i].id, event, text, time); },
+                           .expose = [this](size_t i, const Done& done) { show(i, done); },
+                           .looked = [&] { return can_work(work, log); },
+                           .earlier = earlier_seconds(out_)});
         schedule.run();
         const bool cancelled = options_.cancel != nullptr && options_.cancel->requested();
         if (!failure_) failure_ = failure_of(outcomes_, cancelled);
@@ -143,7 +142,8 @@ public:
     }
 
 private:
-    /// With the data sets looked at: whether nothing is known that can't work, and there is room for what is to be made.
+    /// With the data sets looked at: whether nothing is known that can't work, and there is room for what is to be
+    /// made.
     bool can_work(Work& work, RunLog& log) {
         try {
             std::vector<fs::path> results(graph_.nodes.size());

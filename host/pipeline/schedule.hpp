@@ -43,10 +43,11 @@ public:
     /// What the schedule tells, all in the thread that called run().
     struct Hooks {
         std::function<void(size_t node, std::string_view event, std::string_view text, const std::string& time)> log;
-        std::function<void(size_t node, const Done& done)> expose;  ///< any thread: shows the result in the run directory
+        std::function<void(size_t node, const Done& done)>
+            expose;  ///< any thread: shows the result in the run directory
         /// All data sets were looked at, and nothing else is made yet; false ends the run.
         std::function<bool()> looked;
-        std::map<std::string, double> earlier;                      ///< node → seconds that it took in an earlier run
+        std::map<std::string, double> earlier;  ///< node → seconds that it took in an earlier run
     };
 
     /// All outlive it. `outcomes` says which nodes are to run: those that

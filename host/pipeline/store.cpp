@@ -11,13 +11,13 @@
 #include <chrono>
 #include <condition_variable>
 #include <cstdio>
+#include <ctime>
+#include <fstream>
 #include <map>
 #include <mutex>
 #include <set>
-#include <thread>
-#include <ctime>
-#include <fstream>
 #include <sstream>
+#include <thread>
 #include <tuple>
 
 #include "base/sha256.hpp"

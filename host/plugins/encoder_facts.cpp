@@ -61,8 +61,11 @@ void check_encoder_facts(const ItemInfo& item, std::vector<Diagnostic>& problems
         const std::string at = std::string("/") + key;
         if (!fact.is_object() || !fact.contains("parameter") || !fact["parameter"].is_string() ||
             (fact.contains("divides") && !fact["divides"].is_number()))
-            wrong(at, fmt::format(R"(found {}, expected a number, {{"parameter": NAME}} or {{"parameter": NAME, "divides": NUMBER}})",
-                                  describe(fact)));
+            wrong(
+                at,
+                fmt::format(
+                    R"(found {}, expected a number, {{"parameter": NAME}} or {{"parameter": NAME, "divides": NUMBER}})",
+                    describe(fact)));
         else if (properties.is_object() && !properties.contains(fact["parameter"].get<std::string>()))
             wrong(at, fmt::format("there is no parameter '{}'", fact["parameter"].get<std::string>()));
     }

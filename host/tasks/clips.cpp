@@ -116,8 +116,7 @@ void require_together(const std::vector<const ClipSet*>& sets, const std::vector
     std::map<std::vector<std::string>, Heard> heard;  // by content, and by unit of one table
     for (size_t s = 0; s < sets.size(); ++s) {
         const ClipSet& set = *sets[s];
-        if (!groups.insert(set.group).second)
-            throw Error(Code::kRunFailed, two_sets_of_one_name(set.group, nodes[s]));
+        if (!groups.insert(set.group).second) throw Error(Code::kRunFailed, two_sets_of_one_name(set.group, nodes[s]));
         for (const Clip& clip : set.clips) {
             const ClipRecording& recording = set.recordings[clip.recording];
             auto check = [&](std::vector<std::string> key) {

@@ -161,8 +161,7 @@ void run_compose(TaskContext& context) {
 void describe_compose(Describing& describing) {
     Description& out = describing.out;
     describe_vectors(describing, "base");
-    out.origin = std::make_shared<const Origin>(
-        Origin{.node = describing.index, .about = "compose", .file = {}});
+    out.origin = std::make_shared<const Origin>(Origin{.node = describing.index, .about = "compose", .file = {}});
     out.bytes = out.weights;
     std::vector<Diagnostic> told_before;
     bool whole = false, global = false;
@@ -171,7 +170,9 @@ void describe_compose(Describing& describing) {
         whole |= traits.scope == MergerTraits::Scope::kTensor || traits.scope == MergerTraits::Scope::kMatrix;
         global |= traits.scope == MergerTraits::Scope::kGlobal;
     }
-    out.holds = whole ? "one tensor of all vectors, a thread" : global ? "tiles of all vectors, what stages sum up" : "tiles of all vectors";
+    out.holds = whole    ? "one tensor of all vectors, a thread"
+                : global ? "tiles of all vectors, what stages sum up"
+                         : "tiles of all vectors";
     if (whole && out.largest_tensor)
         out.memory_bytes = (2 * describing.input_list("vectors").size() + 1) * *out.largest_tensor;
 }

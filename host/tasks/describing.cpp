@@ -128,8 +128,7 @@ Same same_weights(Describing& describing, const Origin& a, const Origin& b) {
     if (a.kind != b.kind) return Same::kNo;
     if (a.kind == Kind::kFile) {
         const auto pair = std::minmax(a.file, b.file);
-        std::any& known =
-            describing.known[fmt::format("files:{}\n{}", pair.first.string(), pair.second.string())];
+        std::any& known = describing.known[fmt::format("files:{}\n{}", pair.first.string(), pair.second.string())];
         if (!known.has_value()) known = same_files(a.file, b.file);
         return std::any_cast<Same>(known);
     }
@@ -149,27 +148,29 @@ void describe_vectors(Describing& describing, const char* base) {
         const Description& vector = *vectors[i];
         const std::string& id = describing.id("vectors", i);
         if (const std::string other = other_architecture(id, vector, whose, *first); !other.empty())
-            return describing.problem("/in/vectors",
-                                      fmt::format("{}; expected {}", other,
-                                                  onto ? "task vectors of the base's architecture"
-                                                       : "task vectors of one architecture"),
-                                      Code::kRunFailed);
+            return describing.problem(
+                "/in/vectors",
+                fmt::format("{}; expected {}", other,
+                            onto ? "task vectors of the base's architecture" : "task vectors of one architecture"),
+                Code::kRunFailed);
         if (describing.out.encoder.empty()) take_encoder(describing.out, vector);
         const std::shared_ptr<const Origin>& origin = onto ? first->origin : first->base;
         if (vector.base && origin && same_weights(describing, *vector.base, *origin) == Same::kNo)
-            of_another.push_back(fmt::format("'{}' was taken from '{}'", id, describing.graph.nodes[vector.base->node].id));
+            of_another.push_back(
+                fmt::format("'{}' was taken from '{}'", id, describing.graph.nodes[vector.base->node].id));
     }
     if (!of_another.empty()) {
         std::string text = of_another.front();
         if (of_another.size() > 1) text += fmt::format(" (and {} more likewise)", of_another.size() - 1);
-        describing.problem("/in/vectors",
-                           onto ? fmt::format("{}, but is added to '{}', which has other weights; expected task vectors "
-                                              "of the base",
-                                              text, whose)
-                                : fmt::format("{}, but '{}' from '{}', which has other weights; expected task vectors of "
-                                              "one base",
-                                              text, whose, describing.graph.nodes[first->base->node].id),
-                           Code::kRunFailed);
+        describing.problem(
+            "/in/vectors",
+            onto ? fmt::format("{}, but is added to '{}', which has other weights; expected task vectors "
+                               "of the base",
+                               text, whose)
+                 : fmt::format("{}, but '{}' from '{}', which has other weights; expected task vectors of "
+                               "one base",
+                               text, whose, describing.graph.nodes[first->base->node].id),
+            Code::kRunFailed);
     }
     if (!onto) describing.out.base = first->base;
 }
@@ -256,11 +257,11 @@ void note_rates(Describing& describing, const Description& encoder, const std::s
             }
         const std::string& id = describing.id(port, i);
         if (low > 0 && first_time(describing, fmt::format("rates:{}:{}", id, *encoder.sample_rate)))
-            describing.note("/in/" + port,
-                            fmt::format("{} of the {} recordings of '{}' have a sample rate below the encoder's {} Hz, "
-                                        "down to {} Hz: there is nothing to be heard in them above {} Hz",
-                                        low, data[i]->clips->recordings.size(), id, *encoder.sample_rate, lowest,
-                                        lowest / 2));
+            describing.note(
+                "/in/" + port,
+                fmt::format("{} of the {} recordings of '{}' have a sample rate below the encoder's {} Hz, "
+                            "down to {} Hz: there is nothing to be heard in them above {} Hz",
+                            low, data[i]->clips->recordings.size(), id, *encoder.sample_rate, lowest, lowest / 2));
     }
 }
 

@@ -51,8 +51,7 @@ void describe_checkpoint(Describing& describing, const fs::path& file, const std
         known = std::move(head);
     }
     const Head& head = std::any_cast<const Head&>(known);
-    if (head.problem)
-        return describing.problem("/with/checkpoint", head.problem->what(), head.problem->code());
+    if (head.problem) return describing.problem("/with/checkpoint", head.problem->what(), head.problem->code());
     if (head.config) take_config(out, *describing.node.item, *head.config);
     take_sizes(out, head.tensors);
 }

@@ -45,9 +45,10 @@ void check_windows(Describing& describing, const std::vector<const Description*>
                            other = windows_of(*data[s]->clips, *features[f]->window_seconds, std::nullopt);
             if (one == other) continue;
             return describing.problem(
-                "/in/model", fmt::format("'{}' and '{}', which '{}' reads side by side, have {} and {} windows of the "
-                                         "same clips; expected encoders whose windows are of one length",
-                                         first_id, describing.id("features", f), describing.id("model"), one, other),
+                "/in/model",
+                fmt::format("'{}' and '{}', which '{}' reads side by side, have {} and {} windows of the "
+                            "same clips; expected encoders whose windows are of one length",
+                            first_id, describing.id("features", f), describing.id("model"), one, other),
                 Code::kRunFailed);
         }
     }
@@ -83,10 +84,10 @@ void describe_evaluate(Describing& describing) {
                         clips == 0 ? "and there are no clips" : "the clips have " + few(unseen_labels)),
             Code::kRunFailed);
     if (!unseen.empty() && !describing.node.implied)
-        describing.note("/in/data", fmt::format("{} clips of the {} split will be left out: '{}' has never seen their "
-                                                "labels, {}",
-                                                clips - known, to_string(split), describing.id("model"),
-                                                few(unseen_labels)));
+        describing.note("/in/data",
+                        fmt::format("{} clips of the {} split will be left out: '{}' has never seen their "
+                                    "labels, {}",
+                                    clips - known, to_string(split), describing.id("model"), few(unseen_labels)));
 }
 
 }  // namespace

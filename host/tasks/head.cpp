@@ -243,8 +243,8 @@ void describe_experts(Describing& describing, const std::string& kind, const Tog
     bool groups_known = data.groups.size() == describing.input_list("data").size();
     for (size_t e = 0; e < experts.size(); ++e) {
         groups_known &= experts[e]->groups.has_value();
-        facts.push_back({describing.id("experts", e), experts[e]->groups.value_or(std::vector<std::string>()),
-                         experts[e]->labels});
+        facts.push_back(
+            {describing.id("experts", e), experts[e]->groups.value_or(std::vector<std::string>()), experts[e]->labels});
     }
     try {
         if (groups_known) sets_of_experts(kind, facts, data.groups);

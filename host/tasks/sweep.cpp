@@ -141,8 +141,7 @@ void check_sources(Graph& graph, size_t index) {
 void describe_sweep(Describing& describing) {
     Description& out = describing.out;
     describe_vectors(describing, "base");
-    out.origin = std::make_shared<const Origin>(
-        Origin{.node = describing.index, .about = "sweep", .file = {}});
+    out.origin = std::make_shared<const Origin>(Origin{.node = describing.index, .about = "sweep", .file = {}});
     out.bytes = out.weights;
     out.holds = "whole model, a direction for each coefficient, features of all clips";
     const Description* head = describing.input("head");

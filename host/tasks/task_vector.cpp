@@ -48,9 +48,10 @@ void describe_task_vector(Describing& describing) {
     if (const std::string other = other_architecture(tuned, model, of, base); !other.empty())
         describing.problem("/in/model", other + "; expected a model of the base's architecture", Code::kRunFailed);
     else if (base.origin && !descends(describing, describing.node.inputs.at("model").front(), *base.origin))
-        describing.note("/in/base", fmt::format("'{}' wasn't fine-tuned from '{}', so the difference is not that of the "
-                                                "fine-tuning alone",
-                                                tuned, of));
+        describing.note("/in/base",
+                        fmt::format("'{}' wasn't fine-tuned from '{}', so the difference is not that of the "
+                                    "fine-tuning alone",
+                                    tuned, of));
 }
 
 }  // namespace

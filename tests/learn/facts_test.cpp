@@ -15,13 +15,14 @@ TEST_CASE("manifests of encoders and their code say the same of a configuration"
         const char* encoder;
         const char* params;
     };
-    for (const Case& c : {Case{"encoder:beats", R"({"encoder_layers": 2, "encoder_embed_dim": 48, "encoder_attention_heads": 2,
+    for (const Case& c :
+         {Case{"encoder:beats", R"({"encoder_layers": 2, "encoder_embed_dim": 48, "encoder_attention_heads": 2,
                                                     "embed_dim": 16, "conv_pos": 8, "input_patch_size": 20})"},
-                          Case{"encoder:beats", R"({"encoder_layers": 1, "encoder_embed_dim": 32, "encoder_attention_heads": 2,
+          Case{"encoder:beats", R"({"encoder_layers": 1, "encoder_embed_dim": 32, "encoder_attention_heads": 2,
                                                     "embed_dim": 16, "conv_pos": 8, "window_seconds": 2.5})"},
-                          Case{"encoder:hubert", R"({"encoder_num_layers": 2, "encoder_embed_dim": 32, "encoder_num_heads": 2,
+          Case{"encoder:hubert", R"({"encoder_num_layers": 2, "encoder_embed_dim": 32, "encoder_num_heads": 2,
                                                      "encoder_pos_conv_kernel": 8})"},
-                          Case{"encoder:mel-statistics", R"({"window_seconds": 1.5})"}}) {
+          Case{"encoder:mel-statistics", R"({"window_seconds": 1.5})"}}) {
         INFO(c.encoder << " " << c.params);
         const ItemInfo& item = torch_plugins().require(c.encoder);
         Json params = Json::parse(c.params);

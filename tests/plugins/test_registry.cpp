@@ -256,15 +256,20 @@ TEST_CASE("manifests are read strictly, and all faults are told") {
     CHECK_THAT(read(item(R"({"merger": {"scop": "element"}})")),
                Contains("note: ") && Contains("did you mean 'scope'?"));
     const auto encoder = [&](const char* facts) {
-        Json json = Json::parse(item(R"({"kind": "encoder", "interface": "biophony.torch.encoder/0", "tier": "T", "merger": null})"));
+        Json json = Json::parse(
+            item(R"({"kind": "encoder", "interface": "biophony.torch.encoder/0", "tier": "T", "merger": null})"));
         json["items"][0]["parameters"]["properties"] = {{"dim", {{"type", "integer"}, {"default", 8}}}};
         json["items"][0]["encoder"] = Json::parse(facts);
         return read(json.dump());
     };
-    CHECK(encoder(R"({"sample_rate": 16000, "width": {"parameter": "dim"}, "bands": {"parameter": "dim", "divides": 128}})").empty());
+    CHECK(encoder(
+              R"({"sample_rate": 16000, "width": {"parameter": "dim"}, "bands": {"parameter": "dim", "divides": 128}})")
+              .empty());
     CHECK_THAT(encoder("3"), Contains("/items/0/encoder: found the number 3, expected an object"));
-    CHECK_THAT(encoder(R"({"width": "dim"})"), Contains("/items/0/encoder/width: found the string \"dim\", expected a number"));
-    CHECK_THAT(encoder(R"({"width": {"parameter": "dims"}})"), Contains("/items/0/encoder/width: there is no parameter 'dims'"));
+    CHECK_THAT(encoder(R"({"width": "dim"})"),
+               Contains("/items/0/encoder/width: found the string \"dim\", expected a number"));
+    CHECK_THAT(encoder(R"({"width": {"parameter": "dims"}})"),
+               Contains("/items/0/encoder/width: there is no parameter 'dims'"));
     CHECK_THAT(encoder(R"({"trainable": 1})"), Contains("/items/0/encoder/trainable"));
     CHECK_THAT(encoder(R"({"widht": 3})"), Contains("note: ") && Contains("did you mean 'width'?"));
     CHECK_THAT(read(item(R"({"parameters": {"type": "object", "required": ["x"]}})")), Contains("\"x\""));

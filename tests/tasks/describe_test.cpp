@@ -58,8 +58,8 @@ struct Checked {
 
 /// Of two taxa with an expert each, a merge of theirs and a head on it. `sets`: what the data sets hold, by node, once
 /// they were looked at.
-Checked check(const std::function<void(Json&)>& change = [](Json&) {},
-              const std::map<std::string, ClipSet>& sets = {}) {
+Checked check(
+    const std::function<void(Json&)>& change = [](Json&) {}, const std::map<std::string, ClipSet>& sets = {}) {
     Json pipeline = Json::parse(R"({
         "biophony": 1,
         "axes": {"taxon": ["bird", "frog"]},
@@ -152,9 +152,10 @@ TEST_CASE("vectors of another architecture or base are told, at the port") {
     CHECK(std::count(wide.begin(), wide.end(), '\n') == 1);
     CHECK_THAT(check(beside({{"use", "encoder:mel"}})).told,
                Contains("'vector[bird]' is encoder:beats, 'other' is encoder:mel"));
-    CHECK_THAT(check(beside({{"use", "encoder:beats"}, {"seed", 5}})).told,
-               Contains("'vector[bird]' was taken from 'base' (and 1 more likewise), but is added to 'other', which has "
-                        "other weights"));
+    CHECK_THAT(
+        check(beside({{"use", "encoder:beats"}, {"seed", 5}})).told,
+        Contains("'vector[bird]' was taken from 'base' (and 1 more likewise), but is added to 'other', which has "
+                 "other weights"));
     CHECK_THAT(check([](Json& nodes) {
                    nodes["twice"] = nodes["merged"];
                    nodes["twice"]["in"]["base"] = "merged";
@@ -162,16 +163,17 @@ TEST_CASE("vectors of another architecture or base are told, at the port") {
                Contains("/nodes/twice/in/vectors: 'vector[bird]' was taken from 'base' (and 1 more likewise), but is "
                         "added to 'merged'"));
     for (const char* type : {"geometry", "sweep"})
-        CHECK_THAT(check([&](Json& nodes) {
-                       nodes["other"] = {{"use", "encoder:beats"}, {"seed", 5}};
-                       nodes["here"] = {{"use", type}, {"in", {{"base", "other"}, {"vectors", {{"b", "vector[bird]"}}}}}};
-                       if (type == std::string("sweep")) {
-                           nodes["here"]["in"]["targets"] = "clips[bird]";
-                           nodes["here"]["with"] = {
-                               {"expression", "x*b"}, {"grid", {{"x", {1}}}}, {"goal", "learn"}, {"judge", "ridge"}};
-                       }
-                   }).told,
-                   Contains("/nodes/here/in/vectors: 'vector[bird]' was taken from 'base', but is added to 'other'"));
+        CHECK_THAT(
+            check([&](Json& nodes) {
+                nodes["other"] = {{"use", "encoder:beats"}, {"seed", 5}};
+                nodes["here"] = {{"use", type}, {"in", {{"base", "other"}, {"vectors", {{"b", "vector[bird]"}}}}}};
+                if (type == std::string("sweep")) {
+                    nodes["here"]["in"]["targets"] = "clips[bird]";
+                    nodes["here"]["with"] = {
+                        {"expression", "x*b"}, {"grid", {{"x", {1}}}}, {"goal", "learn"}, {"judge", "ridge"}};
+                }
+            }).told,
+            Contains("/nodes/here/in/vectors: 'vector[bird]' was taken from 'base', but is added to 'other'"));
     CHECK_THAT(check([](Json& nodes) {
                    nodes["other"] = {{"use", "encoder:beats"}, {"seed", 5}};
                    nodes["foreign"] = {{"use", "task-vector"}, {"in", {{"base", "other"}, {"model", "expert[frog]"}}}};
@@ -185,7 +187,9 @@ TEST_CASE("vectors of another architecture or base are told, at the port") {
     CHECK(check(beside({{"use", "encoder:beats"}})).told == "");
     // So has what was trained for no step; what was trained for one has others.
     auto pretrained = [&](int steps) {
-        return beside({{"use", "pretrain"}, {"in", {{"encoder", "base"}, {"data", "clips[bird]"}}}, {"with", {{"steps", steps}}}});
+        return beside({{"use", "pretrain"},
+                       {"in", {{"encoder", "base"}, {"data", "clips[bird]"}}},
+                       {"with", {{"steps", steps}}}});
     };
     CHECK(check(pretrained(0)).told == "");
     CHECK_THAT(check(pretrained(1)).told, Contains("'other', which has other weights"));
@@ -194,9 +198,10 @@ TEST_CASE("vectors of another architecture or base are told, at the port") {
 TEST_CASE("files of the same weights are one base, whatever they are called") {
     const TempFolder folder;
     auto write = [&](const char* name, float value, const char* config = R"({"width": 8})", bool whole = true) {
-        const EncoderCard card{.encoder = "encoder:beats",
-                               .config = Json::parse(config),
-                               .roles = {{"a", {{"kind", "matrix"}, {"block", 0}}}, {"b", {{"kind", "bias"}, {"block", 0}}}}};
+        const EncoderCard card{
+            .encoder = "encoder:beats",
+            .config = Json::parse(config),
+            .roles = {{"a", {{"kind", "matrix"}, {"block", 0}}}, {"b", {{"kind", "bias"}, {"block", 0}}}}};
         std::vector<SafetensorsWriter::Tensor> tensors = {{"a", DType::kF32, {100, 10}}};
         if (whole) tensors.push_back({"b", DType::kF32, {10}});
         SafetensorsWriter writer(folder / name, tensors, card.to_metadata());
@@ -206,7 +211,8 @@ TEST_CASE("files of the same weights are one base, whatever they are called") {
         return (folder / name).string();
     };
     const std::string one = write("one.safetensors", 1), twin = write("twin.safetensors", 1),
-                      other = write("other.safetensors", 2), half = write("half.safetensors", 1, R"({"width": 8})", false);
+                      other = write("other.safetensors", 2),
+                      half = write("half.safetensors", 1, R"({"width": 8})", false);
     auto onto = [&](const std::string& file) {
         return check([&](Json& nodes) {
             nodes["base"]["with"]["checkpoint"] = one;
@@ -220,7 +226,8 @@ TEST_CASE("files of the same weights are one base, whatever they are called") {
     CHECK(good.of("vector[bird]").bytes == 1010u * 4);
     CHECK(good.of("merged").config == Json{{"width", 8}});
     CHECK_THAT(onto(other).told, Contains("'other', which has other weights"));
-    CHECK_THAT(onto(half).told, Contains("/nodes/other/with/checkpoint: " + half + ": lacks tensors that encoder:beats needs: b"));
+    CHECK_THAT(onto(half).told,
+               Contains("/nodes/other/with/checkpoint: " + half + ": lacks tensors that encoder:beats needs: b"));
 
     const std::string told = check([&](Json& nodes) {
                                  nodes["base"] = {{"use", "encoder:mel"}, {"with", {{"checkpoint", one}}}};
@@ -234,12 +241,13 @@ TEST_CASE("files of the same weights are one base, whatever they are called") {
 }
 
 TEST_CASE("a model of another architecture than the base has no task vector; one of another start is noted") {
-    CHECK_THAT(check([](Json& nodes) {
-                   nodes["wide"] = {{"use", "encoder:beats"}, {"with", {{"width", 16}}}};
-                   nodes["vector[taxon]"]["in"]["base"] = "wide";
-               }).told,
-               Contains("/nodes/vector[taxon]/in/model: 'expert[bird]' is encoder:beats with width 8, 'wide' with width "
-                        "16; expected a model of the base's architecture"));
+    CHECK_THAT(
+        check([](Json& nodes) {
+            nodes["wide"] = {{"use", "encoder:beats"}, {"with", {{"width", 16}}}};
+            nodes["vector[taxon]"]["in"]["base"] = "wide";
+        }).told,
+        Contains("/nodes/vector[taxon]/in/model: 'expert[bird]' is encoder:beats with width 8, 'wide' with width "
+                 "16; expected a model of the base's architecture"));
     const Checked noted = check([](Json& nodes) {
         nodes["other"] = {{"use", "encoder:beats"}, {"seed", 5}};
         nodes["vector[taxon]"]["in"]["base"] = "other";
@@ -258,7 +266,8 @@ TEST_CASE("what is learned from needs two labels, and what is scored a label tha
 
     auto alone = [](const char* model, Json data, const char* split = "test") {
         return [=](Json& nodes) {
-            nodes["alone"] = {{"use", "evaluate"}, {"in", {{"model", model}, {"data", data}}}, {"with", {{"split", split}}}};
+            nodes["alone"] = {
+                {"use", "evaluate"}, {"in", {{"model", model}, {"data", data}}}, {"with", {{"split", split}}}};
         };
     };
     CHECK_THAT(check(alone("expert[bird]", "clips[frog]"), two_sets()).told,
@@ -290,7 +299,8 @@ TEST_CASE("sets that can't stand together are told once") {
 TEST_CASE("heads of experts need the experts of their data") {
     auto kind = [](const char* name, Json experts) {
         return [=](Json& nodes) {
-            nodes["again"] = {{"use", "fine-tune"}, {"in", {{"encoder", "base"}, {"data", "clips[bird]"}}}, {"seed", 4}};
+            nodes["again"] = {
+                {"use", "fine-tune"}, {"in", {{"encoder", "base"}, {"data", "clips[bird]"}}}, {"seed", 4}};
             nodes["model"]["in"]["experts"] = experts;
             nodes["model"]["with"]["kind"] = name;
         };
@@ -303,13 +313,14 @@ TEST_CASE("heads of experts need the experts of their data") {
     CHECK(check(kind("concatenate.raw", {"expert[bird]"})).told == "");
     CHECK_THAT(check(kind("concatenate.raw", {"expert[bird]"}), two_sets()).told,
                Contains("no expert knows the label 'bullfrog', 'toad', which the data sets have"));
-    CHECK_THAT(check([](Json& nodes) {
-                   nodes["wide"] = {{"use", "encoder:beats"}, {"with", {{"width", 16}}}};
-                   nodes["model"]["in"]["encoder"] = "wide";
-                   nodes["model"]["with"]["kind"] = "concatenate.raw";
-               }).told,
-               Contains("/nodes/model/in/encoder: the head of 'expert[bird]' takes 8 features, but 'wide' gives 16 with "
-                        "the pooling mean"));
+    CHECK_THAT(
+        check([](Json& nodes) {
+            nodes["wide"] = {{"use", "encoder:beats"}, {"with", {{"width", 16}}}};
+            nodes["model"]["in"]["encoder"] = "wide";
+            nodes["model"]["with"]["kind"] = "concatenate.raw";
+        }).told,
+        Contains("/nodes/model/in/encoder: the head of 'expert[bird]' takes 8 features, but 'wide' gives 16 with "
+                 "the pooling mean"));
     // Half the width in twice the bands are as many features, if the pooling is by bands; nobody said so.
     CHECK(check([](Json& nodes) {
               nodes["tall"] = {{"use", "encoder:beats"}, {"with", {{"width", 16}, {"patch", 32}}}};
@@ -336,20 +347,24 @@ TEST_CASE("recordings below the encoder's rate are noted once") {
     sets["clips[frog]"] = set_of("frog", {"bullfrog", "toad"}, 8000);
     const Checked checked = check([](Json&) {}, sets);
     CHECK(checked.told == "");
-    CHECK_THAT(checked.notes, Contains("6 of the 6 recordings of 'clips[frog]' have a sample rate below the encoder's "
-                                       "16000 Hz, down to 8000 Hz: there is nothing to be heard in them above 4000 Hz"));
+    CHECK_THAT(checked.notes,
+               Contains("6 of the 6 recordings of 'clips[frog]' have a sample rate below the encoder's "
+                        "16000 Hz, down to 8000 Hz: there is nothing to be heard in them above 4000 Hz"));
     CHECK(checked.described.notes.size() == 1);
 }
 
 TEST_CASE("a sweep chooses on valid clips with labels that its head knows") {
     auto sweep = [](Json& nodes) {
         nodes["before"] = {{"use", "head"}, {"in", {{"encoder", "base"}, {"data", "clips[bird]"}}}};
-        nodes["sweep"] = {{"use", "sweep"},
-                          {"in", {{"base", "base"}, {"vectors", {{"b", "vector[bird]"}}}, {"targets", "clips[frog]"}, {"head", "before"}}},
-                          {"with", {{"expression", "x*b"}, {"grid", {{"x", {1}}}}, {"goal", "learn"}}}};
+        nodes["sweep"] = {
+            {"use", "sweep"},
+            {"in",
+             {{"base", "base"}, {"vectors", {{"b", "vector[bird]"}}}, {"targets", "clips[frog]"}, {"head", "before"}}},
+            {"with", {{"expression", "x*b"}, {"grid", {{"x", {1}}}}, {"goal", "learn"}}}};
     };
-    CHECK_THAT(check(sweep, two_sets()).told,
-               Contains("/nodes/sweep/in/targets: no clip of 'frog' in the valid split has a label that the head knows"));
+    CHECK_THAT(
+        check(sweep, two_sets()).told,
+        Contains("/nodes/sweep/in/targets: no clip of 'frog' in the valid split has a label that the head knows"));
     auto sets = two_sets();
     std::erase_if(sets["clips[frog]"].clips, [](const Clip& clip) { return clip.split == Split::kValid; });
     CHECK_THAT(check(sweep, sets).told, Contains("the data set 'frog' has no clips in the valid split"));
@@ -364,9 +379,10 @@ TEST_CASE("what doesn't fit on the disk is refused, with what is free and what i
     CHECK(bytes_to_make(checked.described, all) == 0);
     CHECK_NOTHROW(require_space(1000, 1020, "/store"));
     CHECK_NOTHROW(require_space(0, 0, "/store"));
-    CHECK_THROWS_WITH(require_space(5'000'000'000, 5'000'000'000, "/store"),
-                      "/store: found 5.0 GB free, expected at least 5.1 GB for the results that are not there yet; make "
-                      "room, or choose another --store");
+    CHECK_THROWS_WITH(
+        require_space(5'000'000'000, 5'000'000'000, "/store"),
+        "/store: found 5.0 GB free, expected at least 5.1 GB for the results that are not there yet; make "
+        "room, or choose another --store");
     CHECK(free_space("/tmp/no/such/folder/yet") == free_space("/tmp"));
     CHECK(size_text(999) == "999 bytes");
     CHECK(size_text(7'642'816) == "7.6 MB");
