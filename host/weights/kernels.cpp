@@ -95,7 +95,8 @@ constexpr size_t kFours = kLanes / 4;
 
 [[gnu::always_inline]] inline void products_body(const double* a, const double* b, size_t count, double* sums,
                                                  double* absolutes) {
-    Four sum[kFours]{}, absolute[kFours]{};
+    Four sum[kFours], absolute[kFours];
+    for (size_t f = 0; f < kFours; ++f) sum[f] = absolute[f] = Four{};
     for (size_t k = 0; k < count; k += kLanes)
         for (size_t f = 0; f < kFours; ++f) {
             Four x, y;
@@ -316,12 +317,9 @@ void add_squares(const float* values, size_t count, uint64_t first, double* lane
     values += whole, first += whole, count -= whole;
     while (count > 0) one();
 }
-double sum_of_lanes(const double* lanes) {
-    double sums[kLanes];
-    std::memcpy(sums, lanes, sizeof(sums));
-    for (size_t count = kLanes / 2; count > 0; count /= 2)
-        for (size_t k = 0; k < count; ++k) sums[k] = sums[2 * k] + sums[2 * k + 1];
-    return sums[0];
+double sum_of_lanes(const double* s) {
+    return (((s[0] + s[1]) + (s[2] + s[3])) + ((s[4] + s[5]) + (s[6] + s[7]))) +
+           (((s[8] + s[9]) + (s[10] + s[11])) + ((s[12] + s[13]) + (s[14] + s[15])));
 }
 
 }  // namespace biophony::kernels

@@ -59,6 +59,7 @@ struct Tells : sdk::Merger {
 TEST_CASE("lengths of experts are measured once, and the same whether they were remembered or not") {
     Setup setup(3);
     const CacheFolder cache(setup.folder / "cache");
+    const fs::path squares = setup.folder / "cache" / "squares";
     // More than a block, and what the card excludes counts for nothing.
     setup.base_file.values["big"] = normal_values((1 << 20) + 4097, 0.05, 40);
     setup.base_file.card.roles = {{"c", {{"kind", "excluded"}}}};
@@ -92,8 +93,11 @@ TEST_CASE("lengths of experts are measured once, and the same whether they were 
         CHECK((bytes == first));
     };
     for (const unsigned threads : {1U, 4U})
-        for (const size_t tile : {33, 5000}) run(2, threads, tile);  // the files are too young to be remembered
-    std::this_thread::sleep_for(std::chrono::milliseconds(2100));
+        for (const size_t tile : {33, 5000}) {
+            run(2, threads, tile);
+            fs::remove_all(squares);
+        }
+    std::this_thread::sleep_for(std::chrono::milliseconds(2100));  // what is younger isn't remembered
     run(2, 2, {});
     run(1, 1, {});
     run(1, 4, 33);
@@ -111,7 +115,7 @@ TEST_CASE("lengths of experts are measured once, and the same whether they were 
     CHECK(plan.passes == 1);
     // A record that says something else of the file, or nothing of a tensor, is none.
     size_t records = 0;
-    for (const auto& record : fs::directory_iterator(setup.folder / "cache" / "squares")) {
+    for (const auto& record : fs::directory_iterator(squares)) {
         Json json = Json::parse(read_file(record.path()));
         if (++records % 2 == 0)
             json["tensors"].erase("big");
