@@ -85,14 +85,16 @@ struct Schedule::State {
     };
     /// A node at work.
     struct Live : Progress {
-        Clock::time_point begin = Clock::now();
+        Clock::time_point begin = Clock::now(), unit_begin = begin;
         mutable std::mutex mutex;
         double done = 0, total = 0;
         std::string unit;
         void update(double done_now, double total_now, std::string_view unit_now) override {
             const std::lock_guard lock(mutex);
             done = done_now, total = total_now;
-            if (unit != unit_now) unit = unit_now;
+            if (unit == unit_now) return;
+            unit = unit_now;
+            unit_begin = Clock::now();
         }
     };
 
@@ -209,6 +211,8 @@ struct Schedule::State {
     }
     void make(size_t i, Live& progress) {
         guarded(i, [&] {
+            if (records[i].is_null())
+                static_cast<void>(work.key_of(i, records[i]));  // what looks outside has no key before
             Job job = work.job_of(i, keys[i], std::move(records[i]));
             job.progress = &progress;
             job.log = [&](std::string_view line) {
@@ -393,6 +397,7 @@ struct Schedule::State {
             status.node_seconds = since(longest->begin);
             const std::lock_guard lock(longest->mutex);
             status.done = longest->done, status.total = longest->total, status.unit = longest->unit;
+            status.unit_seconds = since(longest->unit_begin);
         }
         observer.status(status);
     }
