@@ -120,8 +120,13 @@ void Console::status(const RunStatus& status) {
             text +=
                 fmt::format(" {:.0f}/{:.0f} {}", status.done * scale, status.total * scale, bytes ? "MB" : status.unit);
             if (status.total > 0) part = status.done / status.total;
+            if (const double rate = status.unit_seconds > 0 ? status.done / status.unit_seconds : 0; rate > 0) {
+                text += fmt::format(", {:.3g} {}/s", rate * scale, bytes ? "MB" : status.unit);
+                if (status.total > status.done) text += ", " + duration((status.total - status.done) / rate) + " left";
+            }
+        } else {
+            text += fmt::format(", for {}", duration(status.node_seconds));
         }
-        text += fmt::format(", {}", duration(status.node_seconds));
     }
     show(std::move(text), part);
 }

@@ -48,6 +48,7 @@ struct RunStatus {
     double node_seconds = 0;          ///< for how long
     double done = 0, total = 0;       ///< what it last told of its progress; both 0 = nothing
     std::string unit;
+    double unit_seconds = 0;  ///< for how long it has told of this unit
 };
 
 /// Follows a run. All functions are called from the thread that called run_graph(), whichever threads work.

@@ -86,14 +86,16 @@ struct Schedule::State {
     };
     /// A node at work.
     struct Live : Progress {
-        Clock::time_point begin = Clock::now();
+        Clock::time_point begin = Clock::now(), unit_begin = begin;
         mutable std::mutex mutex;
         double done = 0, total = 0;
         std::string unit;
         void update(double done_now, double total_now, std::string_view unit_now) override {
             const std::lock_guard lock(mutex);
             done = done_now, total = total_now;
-            if (unit != unit_now) unit = unit_now;
+            if (unit == unit_now) return;
+            unit = unit_now;
+            unit_begin = Clock::now();
         }
     };
 
@@ -221,8 +223,6 @@ struct Schedule::State {
     }
     void make(size_t i, Live& progress) {
         guarded(i, [&] {
-            // What looks each time wasn't looked up; its record still tells what it was made from.
-            if (graph.nodes[i].type->volatile_source) (void)work.key_of(i, records[i]);
             Job job = work.job_of(i, keys[i], std::move(records[i]));
             job.progress = &progress;
             job.log = [&](std::string_view line) {
@@ -429,6 +429,7 @@ struct Schedule::State {
             status.node_seconds = since(longest->begin);
             const std::lock_guard lock(longest->mutex);
             status.done = longest->done, status.total = longest->total, status.unit = longest->unit;
+            status.unit_seconds = since(longest->unit_begin);
         }
         observer.status(status);
     }

@@ -87,7 +87,7 @@ public:
     const ItemInfo& require(std::string_view name) const;
 
     /// Loads the item's library into this process (once, for good) and returns its interface table; null for a preset.
-    /// Throws Error(kPlugin). [main]
+    /// Throws Error(kPlugin). [any thread; loads one at a time]
     static const void* load(const ItemInfo& item);
 
 private:

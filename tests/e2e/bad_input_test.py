@@ -378,6 +378,8 @@ class BadPlugins(unittest.TestCase):
                 "model": {"use": "head", "in": {"encoder": "base", "data": "clips"}},
             },
         })
+        first = self.folder.run("run", "p.json", "--out", "run", "--plugin-path", ZOO, "--to", "base", timeout=120)
+        self.assertEqual(first.returncode, 0, first.stderr)
         result = self.folder.run("run", "p.json", "--out", "run", "--plugin-path", ZOO, timeout=120)
         self.assertEqual(result.returncode, 5, result.stderr)
         for word in ("dataset:zoo-crashes", "clips", "crashed"):
