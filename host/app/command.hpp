@@ -73,6 +73,10 @@ RunOptions run_options(const options::variables_map& values, const std::vector<s
 void require_other_file(const char* option, const std::filesystem::path& out, const std::filesystem::path& other,
                         const char* what);
 
+/// An item as its manifest tells it, with name, library and build; a library with its state and items.
+Json json_of(const ItemInfo& item);
+Json json_of(const PluginFile& file);
+
 /// What a checkpoint has: container, tensors, configuration, labels, and what is left aside.
 void print_checkpoint(const Checkpoint& checkpoint);
 

@@ -96,6 +96,30 @@ void print_node_type(const NodeType& type) {
     print_parameters(type.parameters, 2);
 }
 
+Json json_of(const NodeType& type) {
+    Json inputs = Json::array();
+    for (const PortSpec& port : type.inputs)
+        if (!port.implied)
+            inputs.push_back({{"name", port.name},
+                              {"types", port.types},
+                              {"many", port.many},
+                              {"named", port.named},
+                              {"required", port.required},
+                              {"summary", port.summary}});
+    return {{"kind", "node type"}, {"name", type.name},     {"summary", type.summary},
+            {"inputs", inputs},    {"output", type.output}, {"parameters", type.parameters}};
+}
+
+Json json_of(const Checkpoint& checkpoint) {
+    Json tensors = Json::array(), unreadable = Json::array();
+    for (const TensorInfo& tensor : checkpoint.tensors())
+        tensors.push_back({{"name", tensor.name}, {"type", to_string(tensor.dtype)}, {"shape", tensor.shape}});
+    for (const auto& [name, why] : checkpoint.unreadable()) unreadable.push_back({{"name", name}, {"why", why}});
+    return {{"kind", "checkpoint"},     {"file", checkpoint.path().string()},
+            {"tensors", tensors},       {"container", checkpoint.container()},
+            {"unreadable", unreadable}, {"ignored", checkpoint.ignored()}};
+}
+
 /// Whether a file is to be looked at as a library: by its name, else (libx.so.1) by its content.
 bool is_library(const fs::path& file) {
     std::string head(4, '\0');
@@ -106,8 +130,12 @@ bool is_library(const fs::path& file) {
                 "ELF");
 }
 
-int inspect_checkpoint(const fs::path& file, const std::string& key) {
+int inspect_checkpoint(const fs::path& file, const std::string& key, bool json) {
     const Checkpoint checkpoint = Checkpoint::open(file, key);
+    if (json) {
+        fmt::print("{}\n", json_of(checkpoint).dump(2, ' ', false, Json::error_handler_t::replace));
+        return 0;
+    }
     print_checkpoint(checkpoint);
     for (const TensorInfo& tensor : checkpoint.tensors())
         fmt::print("    {:<4} [{}] {}\n", to_string(tensor.dtype), fmt::join(tensor.shape, ", "), tensor.name);
@@ -119,23 +147,25 @@ int inspect_checkpoint(const fs::path& file, const std::string& key) {
 int inspect_command(const std::vector<std::string>& arguments) {
     options::options_description described;
     add_plugin_options(described);
+    add_format_option(described);
     described.add_options()("key", options::value<std::string>()->value_name("PATH")->default_value("", ""),
                             "of a checkpoint: where the state dict stands in it, as for convert");
     described.add_options()("_what", options::value<std::string>()->required(), "");
     options::positional_options_description positional;
     positional.add("_what", 1);
     options::variables_map values;
-    if (!parse(arguments, "inspect ID|FILE [--plugin-path DIR]… [--key PATH]",
+    if (!parse(arguments, "inspect ID|FILE [--format json] [--plugin-path DIR]… [--key PATH]",
                "Shows an item by its name (dataset:table), a node type (fine-tune), what a library file holds and "
                "whether it can be used, or what a checkpoint holds.",
                described, positional, values))
         return 0;
     const std::string what = values["_what"].as<std::string>();
     const std::string key = values["key"].as<std::string>();
+    const bool json = format_of(values) == "json";
     // A word alone is a name first, and a file here only where nothing has that name.
     const bool is_path = what.find_first_of("/.") != std::string::npos, is_file = fs::is_regular_file(what);
     const bool library = is_library(what);
-    if (is_path && is_file && !library) return inspect_checkpoint(what, key);
+    if (is_path && is_file && !library) return inspect_checkpoint(what, key, json);
     const auto no_checkpoint = [&] {
         if (!key.empty())
             throw Error(Code::kInvalid, fmt::format("--key: goes with a checkpoint, which '{}' is not", what));
@@ -143,6 +173,10 @@ int inspect_command(const std::vector<std::string>& arguments) {
     if (what.find('/') != std::string::npos || (is_path && library)) {
         no_checkpoint();
         const PluginFile file = Registry::look_at(fs::absolute(what));
+        if (json) {
+            fmt::print("{}\n", json_of(file).dump(2, ' ', false, Json::error_handler_t::replace));
+            return file.state == PluginState::kOk ? 0 : static_cast<int>(Code::kPlugin);
+        }
         fmt::print("{}: {}{}\n", file.path.string(), to_string(file.state),
                    file.reason.empty() ? "" : ": " + file.reason);
         if (!file.sha256.empty()) fmt::print("  sha256     {}\n", file.sha256);
@@ -154,7 +188,10 @@ int inspect_command(const std::vector<std::string>& arguments) {
     }
     if (const NodeType* type = node_types().find(what)) {
         no_checkpoint();
-        print_node_type(*type);
+        if (json)
+            fmt::print("{}\n", json_of(*type).dump(2, ' ', false, Json::error_handler_t::replace));
+        else
+            print_node_type(*type);
         return 0;
     }
     const Registry registry = make_registry(values);
@@ -165,7 +202,7 @@ int inspect_command(const std::vector<std::string>& arguments) {
         for (const ItemInfo* item : registry.items())
             if (item->id == what) names.push_back(item->name());
         if (names.size() == 1) name = names[0];
-        if (names.empty() && is_file) return inspect_checkpoint(what, key);
+        if (names.empty() && is_file) return inspect_checkpoint(what, key, json);
         if (names.empty()) {
             for (const ItemInfo* item : registry.items()) names.push_back(item->name());
             for (const NodeType& type : node_types().all()) names.push_back(type.name);
@@ -174,7 +211,11 @@ int inspect_command(const std::vector<std::string>& arguments) {
         }
     }
     no_checkpoint();
-    print_item(registry.require(name));
+    const ItemInfo& item = registry.require(name);
+    if (json)
+        fmt::print("{}\n", json_of(item).dump(2, ' ', false, Json::error_handler_t::replace));
+    else
+        print_item(item);
     return 0;
 }
 

@@ -4,8 +4,10 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <cstdio>
 #include <cstdlib>
+#include <system_error>
 #include <thread>
 
 #include "app/command.hpp"
@@ -127,6 +129,10 @@ int main(int argc, char** argv) {
         std::fflush(stdout);
         fmt::print(stderr, "biophony: {}\n", error.what());
         status = static_cast<int>(error.code());
+    } catch (const std::system_error& error) {
+        // Whoever read the output has left, like `head`: there is nobody to tell.
+        status = static_cast<int>(error.code().value() == EPIPE ? Code::kRunFailed : Code::kInternal);
+        if (error.code().value() != EPIPE) fmt::print(stderr, "biophony: internal error: {}\n", error.what());
     } catch (const std::exception& error) {
         std::fflush(stdout);
         fmt::print(stderr, "biophony: internal error: {}\n", error.what());

@@ -391,6 +391,22 @@ class BadPlugins(unittest.TestCase):
         for library in sorted(ZOO.glob("*.so")):
             result = self.folder.run("inspect", library)
             self.assertIn(result.returncode, (0, 3), f"{library}: {result.stderr}")
+            told = self.folder.run("inspect", library, "--format", "json")
+            self.assertEqual(told.returncode, result.returncode)
+            self.assertEqual(json.loads(told.stdout)["state"] == "ok", result.returncode == 0)
+
+    def test_programs_read_what_there_is(self):
+        item = json.loads(self.folder.run("inspect", "dataset:table", "--format", "json").stdout)
+        self.assertEqual((item["name"], item["interface"]), ("dataset:table", "biophony.dataset/0"))
+        self.assertIn("file", item["parameters"]["properties"])
+        node = json.loads(self.folder.run("inspect", "fine-tune", "--format", "json").stdout)
+        self.assertEqual([port["name"] for port in node["inputs"]], ["encoder", "data"])
+        listed = json.loads(self.folder.run("plugins", "--format", "json").stdout)
+        names = [item["name"] for library in listed["libraries"] for item in library["items"]]
+        self.assertIn("merger:ties.global", names)
+        wrong = self.folder.run("inspect", "fine-tune", "--format", "jsn")
+        self.assertEqual(wrong.returncode, 2)
+        self.assertIn("did you mean 'json'", wrong.stderr)
 
 
 class Stopped(unittest.TestCase):
