@@ -167,7 +167,8 @@ for method in average task-arithmetic; do
     against "PyTorch $method" torch "$method" "$method" yes
 done
 # ties.per-tensor is mergekit's formula. Where more values than it keeps have the magnitude at which it trims, which of
-# them stay is up to mergekit's sort, so these few differ.
+# them stay is up to mergekit's sort, so these few differ. PyTorch's whole vector leaves 0 where signs cancel out;
+# ties.global asks the majority of all elements there, which takes another pass.
 against 'mergekit ties' mergekit ties ties.per-tensor yes
 MERGEKIT_ASYNC=1 against 'mergekit ties, async writes' mergekit ties ties.per-tensor yes
 against 'PyTorch ties per tensor' torch ties.tensor ties.per-tensor yes
