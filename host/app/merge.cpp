@@ -189,13 +189,14 @@ struct GeometryFiles {
 
 /// How the result was made, for its metadata: enough to make it again, and to see whether an input is the same.
 Json provenance(const MergePlan& plan, uint64_t seed) {
+    auto digest = [](const std::string& known) { return known.empty() ? Json() : Json(known); };
     Json experts = Json::array();
     for (const MergePlan::Expert& expert : plan.experts)
         experts.push_back({{"file", expert.path.filename().string()},
                            {"kind", expert.kind == MergePlan::Kind::kTaskVector ? "task vector" : "checkpoint"},
-                           {"bytes", expert.bytes}});
-    Json base = {{"file", plan.base.filename().string()}};
-    if (!plan.base_digest.empty()) base["digest"] = plan.base_digest;
+                           {"bytes", expert.bytes},
+                           {"digest", digest(expert.digest)}});
+    const Json base = {{"file", plan.base.filename().string()}, {"digest", digest(plan.base_digest)}};
     return {{"program", fmt::format("biophony {}", BPH_VERSION)}, {"base", base}, {"experts", experts}, {"seed", seed}};
 }
 
@@ -231,6 +232,9 @@ int merge_command(const std::vector<std::string>& arguments) {
     described.add_options()("memory", options::value<double>()->value_name("MB"),
                             "for buffers of all threads; what one tensor of all experts takes is always taken. 160, "
                             "and 512 where a method must see tensors whole, if it isn't given");
+    described.add_options()("hash",
+                            "write the digests of base and experts into the result's metadata; what isn't remembered "
+                            "of another merge is read once more for it");
     described.add_options()("dry-run", "check everything, say what would be done, and write nothing");
     add_plugin_options(described);
     options::variables_map values;
@@ -273,6 +277,7 @@ int merge_command(const std::vector<std::string>& arguments) {
                     [](const MergeStage& stage) { return merger_traits(*stage.item).needs_linalg; }))
         options.linalg = libtorch_version() == "none" ? nullptr : torch_runtime().linalg();
     options.observer = &observer;
+    options.digests = values.count("hash") > 0;
     if (values.count("memory") > 0) {
         const double megabytes = values["memory"].as<double>();
         if (!(megabytes >= 1 && megabytes <= 1e9))

@@ -12,7 +12,7 @@ namespace {
 
 const std::vector<std::string> kStages = {"transform", "combine", "post"}, kExperts = {"one", "all"},
                                kScopes = {"element", "tensor", "matrix", "global"}, kSpaces = {"delta", "weight"},
-                               kNeeds = {"base", "linalg", "experts", "norms"}, kJoins = {"ordered", "exact"},
+                               kNeeds = {"base", "linalg", "experts", "norms", "blocks"}, kJoins = {"ordered", "exact"},
                                kPresetKeys = {"use", "with"};
 constexpr uint32_t kMostPasses = 100, kMostExperts = 1000;
 
@@ -42,6 +42,7 @@ public:
             out.needs_linalg |= need == "linalg";
             out.needs_experts |= need == "experts";
             out.needs_norms |= need == "norms";
+            out.needs_blocks |= need == "blocks";
             if (index_of(need, kNeeds) == kNeeds.size())
                 complain(
                     "/needs",
@@ -114,6 +115,13 @@ private:
     }
 
     void read_experts(MergerTraits& out) {
+        if (const auto most = merger_->find("most_experts"); most != merger_->end()) {
+            if (!most->is_number_integer() || *most < 1 || *most > kMostExperts)
+                complain("/most_experts",
+                         fmt::format("found {}, expected a number from 1 to {}", describe(*most), kMostExperts));
+            else
+                out.most_experts = *most;
+        }
         const auto found = merger_->find("experts");
         if (found != merger_->end() && found->is_number_integer()) {
             if (out.stage != MergerTraits::Stage::kCombine || *found < 1 || *found > kMostExperts)
@@ -209,17 +217,9 @@ private:
 }  // namespace
 
 const std::vector<std::string>& merger_keys() {
-    static const std::vector<std::string> keys = {"stage",
-                                                  "experts",
-                                                  "scope",
-                                                  "roles",
-                                                  "observe",
-                                                  "space",
-                                                  "join",
-                                                  "needs",
-                                                  "random",
-                                                  "preset",
-                                                  "permutation_invariant"};
+    static const std::vector<std::string> keys = {"stage", "experts", "most_experts", "scope",
+                                                  "roles", "observe", "space",        "join",
+                                                  "needs", "random",  "preset",       "permutation_invariant"};
     return keys;
 }
 

@@ -20,6 +20,7 @@ struct MergerTraits {
     Scope scope = Scope::kElement;
     bool all_experts = false;        ///< a transform that sees all experts at once
     uint32_t exactly = 0;            ///< how many experts a combine takes; 0 = any number
+    uint32_t most_experts = 0;       ///< how many it takes at most; 0 = any number
     bool weights = false;            ///< takes and gives weights, not deltas
     std::vector<std::string> roles;  ///< scope matrix: of the tensors that are matrices
     uint32_t passes = 0;             ///< scope global: how often all tensors are shown
@@ -27,6 +28,7 @@ struct MergerTraits {
     bool needs_base = false, needs_linalg = false;
     bool needs_experts = false;  ///< a post stage that sees the experts as they were read
     bool needs_norms = false;    ///< sees the lengths of the experts as they were read
+    bool needs_blocks = false;   ///< at least one tensor must be in a block
     bool random = false;
     Json preset;  ///< an array of {"use", "with"} where the item stands for other stages; else null
 };

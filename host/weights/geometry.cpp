@@ -212,10 +212,15 @@ double Geometry::norm_balance() const {
 }
 
 double Geometry::mean_over_pairs(double PairGeometry::*figure) const {
-    if (whole_.pairs.empty()) return std::numeric_limits<double>::quiet_NaN();
     double sum = 0;
-    for_pairs(names_.size(), [&](size_t i, size_t j, size_t at) { sum += whole_.pair(at, i, j).*figure; });
-    return sum / static_cast<double>(whole_.pairs.size());
+    size_t count = 0;
+    for_pairs(names_.size(), [&](size_t i, size_t j, size_t at) {
+        const double value = whole_.pair(at, i, j).*figure;
+        if (std::isnan(value)) return;
+        sum += value;
+        ++count;
+    });
+    return sum / static_cast<double>(count);
 }
 double Geometry::mean_cosine() const {
     return mean_over_pairs(&PairGeometry::cosine);
@@ -224,7 +229,8 @@ double Geometry::mean_sign_agreement() const {
     return mean_over_pairs(&PairGeometry::sign_agreement);
 }
 
-std::vector<std::string> Geometry::warnings(const std::vector<std::string>& stages) const {
+std::vector<std::string> Geometry::warnings(const std::vector<std::string>& stages,
+                                            const std::vector<bool>& moves) const {
     std::vector<std::string> out;
     auto uses = [&](std::initializer_list<std::string_view> begins) {
         return stages.empty() || std::any_of(stages.begin(), stages.end(), [&](const std::string& stage) {
@@ -232,23 +238,31 @@ std::vector<std::string> Geometry::warnings(const std::vector<std::string>& stag
                                       [&](std::string_view begin) { return stage.starts_with(begin); });
                });
     };
-    for (size_t i = 0; i < names_.size(); ++i)
-        if (whole_.squares[i] == 0)
+    const std::vector<double>& squares = whole_.squares;
+    std::vector<size_t> seen;
+    for (size_t i = 0; i < names_.size(); ++i) {
+        if (squares[i] > 0)
+            seen.push_back(i);
+        else if (moves.empty() || !moves[i])
             out.push_back(fmt::format("the task vector '{}' is 0: its model is the base", names_[i]));
-    if (names_.size() < 2 || !out.empty()) return out;
-    const auto [least, most] = std::minmax_element(whole_.squares.begin(), whole_.squares.end());
-    if (norm_balance() >= kNormRatio && (stages.empty() || !uses({"norm-adjusted"})))
+    }
+    if (seen.size() < 2) return out;
+    const auto [least, most] =
+        std::minmax_element(seen.begin(), seen.end(), [&](size_t i, size_t j) { return squares[i] < squares[j]; });
+    const double ratio = std::sqrt(squares[*most]) / std::sqrt(squares[*least]);
+    if (ratio >= kNormRatio && (stages.empty() || !uses({"norm-adjusted"})))
         out.push_back(
             fmt::format("the task vector '{}' is {:.1f} times as long as '{}', so sums and means are mostly "
                         "the longer one; coefficients, or training that changes as much, would balance them",
-                        names_[static_cast<size_t>(most - whole_.squares.begin())], norm_balance(),
-                        names_[static_cast<size_t>(least - whole_.squares.begin())]));
+                        names_[*most], ratio, names_[*least]));
     if (const double agreement = mean_sign_agreement(); uses({"elect", "pcb", "sce"}) && agreement < kChanceAgreement)
         out.push_back(
-            fmt::format("the vectors agree in sign at {:.1f} % of the elements, and chance is 50 %: electing "
-                        "signs (TIES) decides by a toss, and drops half of what was learned",
-                        100 * agreement));
-    const auto n = static_cast<double>(names_.size());
+            fmt::format("the vectors agree in sign at {:.1f} % of the elements ({:.1f} % where each counts by its "
+                        "magnitudes, as trimming keeps the largest), and chance is 50 %: electing signs (TIES) decides "
+                        "by a toss, and drops half of what was learned",
+                        100 * agreement, 100 * mean_over_pairs(&PairGeometry::weighted_agreement)));
+    // What is 0 or wasn't seen counts in neither.
+    const auto n = static_cast<double>(seen.size());
     const double cosine = mean_cosine(), kept = n * cosine / (1 + (n - 1) * cosine);
     if (uses({"model-stock"}) && kept < kLittle)
         out.push_back(

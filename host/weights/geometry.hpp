@@ -91,13 +91,16 @@ public:
     std::map<std::string, Part> roles() const;
     std::map<int32_t, Part> blocks() const;  ///< −1: what belongs to none
 
-    double norm_balance() const;         ///< greatest norm over the smallest; infinite where one is 0
-    double mean_cosine() const;          ///< over pairs; NaN where there are none
-    double mean_sign_agreement() const;  ///< over pairs; NaN where there are none
+    double norm_balance() const;  ///< greatest norm over the smallest; infinite where one is 0
+    /// Over the pairs that have such a figure; NaN where there are none.
+    double mean_cosine() const;
+    double mean_sign_agreement() const;
 
     /// Premises that don't hold, of the methods whose stages these are ("elect", "model-stock", …), or of any method
-    /// where there are none.
-    std::vector<std::string> warnings(const std::vector<std::string>& stages = {}) const;
+    /// where there are none. Vectors that are 0 here are told, and left out of everything else; where this is a sample,
+    /// `moves` says by vector whether it is anything but 0 elsewhere.
+    std::vector<std::string> warnings(const std::vector<std::string>& stages = {},
+                                      const std::vector<bool>& moves = {}) const;
 
     Json to_json(const std::vector<std::string>& warnings) const;
     std::string to_csv() const;  ///< a line for each pair in all tensors, each role, each block and each tensor

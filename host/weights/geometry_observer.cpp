@@ -38,6 +38,7 @@ void GeometryObserver::begin(const MergePlan& plan) {
         pieces_ = std::max<uint64_t>({std::min<uint64_t>(pieces / (2 * experts), 1024), 1024 / experts, 1});
     }
     if (pieces_) every_ = std::max<uint64_t>(pieces / *pieces_, 1);
+    moves_.assign(names_.size(), false);
     geometry_.emplace(names_, std::move(tensors));
 }
 
@@ -51,6 +52,8 @@ std::unique_ptr<MergeObserver::Block> GeometryObserver::make_block() const {
 
 void GeometryObserver::join(std::unique_ptr<Block> block) {
     const Seen& seen = static_cast<const Seen&>(*block);
+    for (size_t i = 0; i < seen.moves.size(); ++i)
+        if (seen.moves[i]) moves_[i] = true;
     open_.join(seen.sums);
     geometry_->take(open_, seen.last);
 }
@@ -61,10 +64,7 @@ const Geometry& GeometryObserver::geometry() {
 }
 
 std::vector<std::string> GeometryObserver::warnings(const std::vector<std::string>& stages) {
-    const Geometry& seen = geometry();
-    // What is 0 in a sample needn't be 0.
-    if (every_ > 1 && !(seen.norm_balance() < std::numeric_limits<double>::infinity())) return {};
-    return seen.warnings(stages);
+    return geometry().warnings(stages, moves_);
 }
 
 }  // namespace biophony

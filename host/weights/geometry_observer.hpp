@@ -27,14 +27,15 @@ public:
 
     /// After the merge.
     const Geometry& geometry();
-    /// Geometry::warnings(); of a sample those which it is enough for.
+    /// Geometry::warnings(). Which vectors are 0 is known of all their values, in a sample too.
     std::vector<std::string> warnings(const std::vector<std::string>& stages);
 
 private:
     std::vector<std::string> names_;
     std::optional<uint64_t> pieces_;
     uint64_t every_ = 1;
-    GeometrySums open_;  ///< of tensors that more blocks may come of
+    GeometrySums open_;        ///< of tensors that more blocks may come of
+    std::vector<bool> moves_;  ///< by vector, whether any value of it isn't 0
     std::optional<Geometry> geometry_;
 };
 

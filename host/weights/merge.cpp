@@ -37,8 +37,6 @@ using Stage = MergerTraits::Stage;
 constexpr uint64_t kBlockElements = 1 << 22;
 /// Stages get tiles in pieces of this size, so that what one leaves for the next stays in the nearest cache.
 constexpr uint64_t kPieceElements = 2048;
-/// Squares are summed up in blocks of this many elements. Norms depend on it, and so does what is remembered of them.
-constexpr uint64_t kSquaresBlock = 1 << 20;
 /// Results of whole tensors are written in parts of this size.
 constexpr uint64_t kChunkElements = 1 << 16;
 /// Bytes for tiles of all threads, what global stages count in and what is observed. One of each is always made.
@@ -239,6 +237,9 @@ public:
     /// Shows [skip, skip + count) of what was read, before any stage. `skip` is a multiple of the observer's pieces.
     void show_inputs(uint64_t skip, uint64_t count, MergeObserver::Block& block) {
         const uint64_t every = job_.options.observer->every();
+        block.moves.resize(experts_);
+        for (size_t i = 0; i < experts_; ++i)
+            if (!block.moves[i]) block.moves[i] = moves(i, skip, count);
         for (uint64_t done = 0; done < count; done += MergeObserver::kPiece) {
             const uint64_t from = skip + done, part = std::min(MergeObserver::kPiece, count - done);
             if ((segment_.plan->first_piece + (segment_.first + from) / MergeObserver::kPiece) % every != 0) continue;
@@ -328,6 +329,14 @@ public:
     const size_t thread;  ///< from 0
 
 private:
+    /// Whether any of expert i's deltas in [from, from + count) isn't 0; most often the first one tells.
+    bool moves(size_t i, uint64_t from, uint64_t count) const {
+        const float* const values = input(i, from);
+        if (job_.inputs.experts[i].is_vector())
+            return std::any_of(values, values + count, [](float value) { return value != 0; });
+        return !std::equal(values, values + count, base_.get() + from);
+    }
+
     /// Elements in the work, in the segment, and where the experts' values are; after a combine there is one.
     struct Part {
         uint64_t skip = 0, count = 0;
@@ -1181,7 +1190,7 @@ void fill_plan(MergePlan& plan, const std::vector<fs::path>& experts, const std:
         job.stages.push_back(std::make_unique<StageInstance>(stages[i], i, job.options, job.book));
         plan.stages.push_back(job.stages.back()->name);
     }
-    job.inputs = open_inputs(plan.base, experts, plan.out, job.options.threads);
+    job.inputs = open_inputs(plan.base, experts, plan.out, job.options.threads, job.options.digests);
     const MergeInputs& inputs = job.inputs;
     plan.encoder = inputs.card.has_value();
     plan.base_digest = inputs.base_digest;
@@ -1192,6 +1201,7 @@ void fill_plan(MergePlan& plan, const std::vector<fs::path>& experts, const std:
             {.path = expert.file().path(),
              .kind = expert.is_vector() ? MergePlan::Kind::kTaskVector : MergePlan::Kind::kCheckpoint});
         for (const TensorInfo& tensor : expert.file().tensors()) plan.experts.back().bytes += tensor.bytes();
+        if (job.options.digests) plan.experts.back().digest = inputs.digests[plan.experts.size() - 1];
     }
 
     MergeReport& totals = plan.totals;
@@ -1217,6 +1227,8 @@ void fill_plan(MergePlan& plan, const std::vector<fs::path>& experts, const std:
     }
     int32_t last_block = -1;
     for (const MergeTensor& tensor : plan.tensors) last_block = std::max(last_block, tensor.block);
+    if (const std::string what = check_blocks(stages, bad, static_cast<size_t>(int64_t{last_block} + 1)); !what.empty())
+        throw Error(Code::kInvalid, fmt::format("stage {}: {}", bad, what));
     uint64_t pieces = 0;
     for (size_t i = 0; i < plan.tensors.size(); ++i) {
         job.plans.push_back(plan_of(job, plan.tensors[i], i));
@@ -1255,6 +1267,7 @@ void fill_plan(MergePlan& plan, const std::vector<fs::path>& experts, const std:
     }
     if (job.options.observer != nullptr) job.options.observer->begin(plan);
     plan.memory = plan_memory(plan, job);
+    plan.threads = job.threads;
     check_space(plan.out, totals.bytes_written);
 }
 

@@ -39,13 +39,14 @@ struct MergeOptions {
     std::map<std::string, std::string> metadata;  ///< of the file that is written, beside the encoder card
     std::string node;                             ///< whose work it is, for the message of a plugin's crash
     const bph_linalg_v0* linalg = nullptr;        ///< for stages that need it; null = not there
+    bool digests = false;                         ///< of the base and all experts are wanted in the plan
     MergeObserver* observer = nullptr;            ///< sees the inputs in the same pass; null = none
     /// Hears what stages log (levels of spine.h), "merger:x: …", at the end, on the calling thread: each message once,
     /// by stage, tensor and element. Also before an error is thrown.
     std::function<void(int level, const std::string& text)> log;
 };
 
-/// What was done; bytes are those of tensors, the base's pass for its hashes (where they weren't remembered) and passes
+/// What was done; bytes are those of tensors, what is read for hashes (where they weren't remembered) and passes
 /// that observe included.
 struct MergeReport {
     uint64_t tensors = 0, elements = 0, bytes_read = 0, bytes_written = 0;
@@ -59,6 +60,7 @@ public:
         std::filesystem::path path;
         Kind kind = Kind::kTaskVector;
         uint64_t bytes = 0;  ///< of its tensors
+        std::string digest;  ///< weights_digest() where MergeOptions asked for it, else empty
     };
 
     std::filesystem::path base, out;
@@ -68,12 +70,12 @@ public:
     bool encoder = false;              ///< whether base and result are encoder files; else roles come from shapes
     std::vector<std::string> stages;   ///< names
     uint32_t passes = 1;               ///< over the inputs: one to merge, one for lengths not known, those that observe
-    std::string base_digest;           ///< weights_digest() of the base where a task vector asked for it, else empty
+    std::string base_digest;           ///< likewise, also where a task vector asked for it
     std::map<std::string, std::string> metadata;  ///< as MergeOptions says; what is added goes into the file
     size_t tile_elements = 0;
-    unsigned threads = 1;
-    uint64_t memory = 0;  ///< most bytes for tiles, whole tensors, the observer, and states of stages that tell theirs
-    MergeReport totals;   ///< what will have been done
+    unsigned threads = 1;  ///< whose tiles fit into memory, of those asked for
+    uint64_t memory = 0;   ///< most bytes for tiles, whole tensors, the observer, and states of stages that tell theirs
+    MergeReport totals;    ///< what will have been done
 
     /// Tells MergeOptions::log what stages have logged so far; run_merge() does so at its end.
     void tell_log();

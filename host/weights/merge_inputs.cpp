@@ -139,7 +139,7 @@ TensorRole role_of(const TensorInfo& tensor) {
 }
 
 MergeInputs open_inputs(const fs::path& base, const std::vector<fs::path>& experts, const fs::path& out,
-                        unsigned threads) {
+                        unsigned threads, bool digests) {
     Problems problems;
     MergeInputs inputs;
     auto collect = [&](auto&& body) {
@@ -170,6 +170,11 @@ MergeInputs open_inputs(const fs::path& base, const std::vector<fs::path>& exper
     if (inputs.base == nullptr) problems.throw_all();
 
     const SafetensorsFile& from = *inputs.base;
+    auto hashes_of = [&](const SafetensorsFile& file) {
+        RememberedHashes out = remembered_hashes(file, threads);
+        for (const TensorInfo& tensor : file.tensors()) inputs.bytes_hashed += out.read ? tensor.bytes() : 0;
+        return out;
+    };
     std::optional<RememberedHashes> hashes;
     for (const MergeExpert& expert : inputs.experts) {
         const SafetensorsFile& file = expert.file();
@@ -188,16 +193,18 @@ MergeInputs open_inputs(const fs::path& base, const std::vector<fs::path>& exper
             check_card(inputs, file, card, "a vector", problems);
             if (inputs.card && (card.encoder != inputs.card->encoder || card.config != inputs.card->config)) return;
             if (!hashes) {
-                hashes = remembered_hashes(from, threads);
+                hashes = hashes_of(from);
                 inputs.base_digest = weights_digest(from, hashes->tensors);
-                for (const TensorInfo& tensor : from.tensors())
-                    inputs.bytes_hashed += hashes->read ? tensor.bytes() : 0;
             }
             expert.vector().check_base(from, hashes->tensors);
         });
     }
     problems.throw_all();
     check_out(inputs, out);
+    if (!digests) return inputs;
+    if (!hashes) inputs.base_digest = weights_digest(from, hashes_of(from).tensors);
+    for (const MergeExpert& expert : inputs.experts)
+        inputs.digests.push_back(weights_digest(expert.file(), hashes_of(expert.file()).tensors));
     return inputs;
 }
 

@@ -31,8 +31,11 @@ struct MergeInputs {
     std::unique_ptr<SafetensorsFile> base;
     std::optional<EncoderCard> card;  ///< of the base; none where it is no encoder file
     std::vector<MergeExpert> experts;
-    std::string base_digest;    ///< weights_digest() where a task vector asked for it, else empty
-    uint64_t bytes_hashed = 0;  ///< that were read for it
+    /// weights_digest() of the base where a task vector or the caller asked for it, else empty; by expert where the
+    /// caller did, else none.
+    std::string base_digest;
+    std::vector<std::string> digests;
+    uint64_t bytes_hashed = 0;  ///< that were read for these
 };
 
 /// The role of a tensor that no encoder tells, by its shape and name. Kind: "bias" and "norm" by the name for one
@@ -42,9 +45,9 @@ TensorRole role_of(const TensorInfo& tensor);
 
 /// Opens the files and compares them: which encoder, names, shapes, types; that vectors were made from this base, by
 /// its hashes; that tensors which are not floating are the same everywhere; that `out` is none of them. Nothing is
-/// written. Throws Error: the one problem, or all of them, one a line. kInvalid where `out` alone is wrong, else
-/// kRunFailed.
+/// written. With `digests` those of all files are taken, by the hashes that are remembered or read now. Throws Error:
+/// the one problem, or all of them, one a line. kInvalid where `out` alone is wrong, else kRunFailed.
 MergeInputs open_inputs(const std::filesystem::path& base, const std::vector<std::filesystem::path>& experts,
-                        const std::filesystem::path& out, unsigned threads);
+                        const std::filesystem::path& out, unsigned threads, bool digests);
 
 }  // namespace biophony

@@ -49,6 +49,9 @@ public:
         virtual ~Block() = default;
         /// In ascending order of tensors and elements. Values are finite. On any thread, one thread a block.
         virtual void see(const MergePiece& piece) = 0;
+        /// By expert: whether any of its deltas in this block isn't 0, be it in a piece that is shown or not; filled in
+        /// before join().
+        std::vector<bool> moves;
     };
 
     virtual ~MergeObserver() = default;

@@ -70,6 +70,7 @@ std::map<std::string, std::string> hashes_in(const Json& tensors, const Safetens
 /// Where the squares of an expert stand, and what must stand with them.
 std::pair<fs::path, Json> place_of_squares(const SafetensorsFile& file, const SafetensorsFile* base) {
     Json record = record_of(file.opened());
+    record["sums"] = fmt::format("float64/1 blocks of {}", kSquaresBlock);
     std::string name = fmt::format("{}-{}", file.opened().device, file.opened().inode);
     if (base != nullptr) {
         record["base"] = record_of(base->opened());

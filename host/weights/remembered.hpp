@@ -21,6 +21,10 @@ struct RememberedHashes {
 /// where the file can't be read or changes meanwhile.
 RememberedHashes remembered_hashes(const SafetensorsFile& file, unsigned threads);
 
+/// Squares are summed up in blocks of this many elements, in float64 lanes of kernels::add_squares(). The sums' last
+/// bits depend on it, so those of other blocks aren't taken for these.
+inline constexpr uint64_t kSquaresBlock = 1 << 20;
+
 /// Sums of the squares of an expert's deltas, by tensor, as remember_squares() was told them for just this state of the
 /// file; empty where it wasn't. `base`: for a checkpoint, what the deltas are against; null for a task vector.
 std::map<std::string, double> remembered_squares(const SafetensorsFile& file, const SafetensorsFile* base);

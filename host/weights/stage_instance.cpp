@@ -16,6 +16,8 @@ namespace {
 
 /// Of the table without what was added to it later.
 constexpr size_t kLeastTable = offsetof(bph_merger_v0, observe_bytes);
+/// More than any machine has, and little enough that the states of all threads can be added up.
+constexpr uint64_t kMostState = uint64_t{1} << 48;
 
 }  // namespace
 
@@ -98,7 +100,13 @@ bool StageInstance::takes_matrix(const std::string& role) const {
 uint64_t StageInstance::state_bytes(uint32_t pass, size_t experts) const {
     if (table_->struct_size < sizeof(bph_merger_v0) || table_->observe_bytes == nullptr) return 0;
     const CrashContext crash(name, node_);
-    return table_->observe_bytes(self_, pass, static_cast<uint32_t>(experts));
+    const uint64_t bytes = table_->observe_bytes(self_, pass, static_cast<uint32_t>(experts));
+    if (bytes == UINT64_MAX)
+        throw Error(
+            Code::kPlugin,
+            fmt::format("observe_bytes failed to tell what a state takes in pass {} of {} experts", pass, experts),
+            {.plugin = name});
+    return std::min(bytes, kMostState);
 }
 
 StageInstance::State::State(const StageInstance& stage, const PluginCall& call, uint32_t pass, size_t experts)

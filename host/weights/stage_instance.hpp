@@ -55,7 +55,8 @@ public:
     /// What it has seen of all tensors; null before.
     const void* observed() const { return ended_.empty() ? nullptr : ended_.back(); }
 
-    /// Bytes of a State in this pass, as far as the plugin tells.
+    /// Bytes of a State in this pass, as far as the plugin tells; at most 2^48. Throws Error(kPlugin) where it fails
+    /// to.
     uint64_t state_bytes(uint32_t pass, size_t experts) const;
 
     /// Calls the plugin. The caller has a CrashContext.

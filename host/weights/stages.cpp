@@ -111,6 +111,8 @@ std::string check_stages(const std::vector<MergeStage>& stages, size_t& stage, s
         if (traits.stage == Stage::kCombine) combine = name;
         if (experts != 0 && traits.exactly != 0 && traits.exactly != experts)
             return fmt::format("{} takes exactly {} experts, found {}", name, traits.exactly, experts);
+        if (traits.most_experts != 0 && experts > traits.most_experts)
+            return fmt::format("{} takes at most {} experts, found {}", name, traits.most_experts, experts);
         if (experts == 0 || !item.parameters.is_object()) continue;
         const Json properties = item.parameters.value("properties", Json::object());
         for (const auto& [key, schema] : properties.items()) {
@@ -128,6 +130,25 @@ std::string check_stages(const std::vector<MergeStage>& stages, size_t& stage, s
     }
     stage = stages.size() - 1;
     if (combine.empty()) return fmt::format("no stage is a combine, {}", kOrder);
+    stage = 0;
+    return {};
+}
+
+std::string check_blocks(const std::vector<MergeStage>& stages, size_t& stage, size_t blocks) {
+    for (stage = 0; stage < stages.size(); ++stage) {
+        const ItemInfo& item = *stages[stage].item;
+        if (blocks == 0 && merger_traits(item).needs_blocks)
+            return fmt::format("{} goes by blocks, but no tensor of the base is in one", item.name());
+        if (!item.parameters.is_object() || !stages[stage].params.is_object()) continue;
+        const Json properties = item.parameters.value("properties", Json::object());
+        for (const auto& [key, schema] : properties.items()) {
+            if (!schema.is_object() || schema.value("x-per-block", Json()) != true) continue;
+            const Json value = stages[stage].params.value(key, Json());
+            if (value.is_array() && value.size() != blocks)
+                return fmt::format("the parameter '{}' of {} has {} entries, expected one per block of the encoder, {}",
+                                   key, item.name(), value.size(), blocks);
+        }
+    }
     stage = 0;
     return {};
 }

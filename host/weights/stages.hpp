@@ -32,4 +32,8 @@ std::vector<MergeStage> read_stages(const Json& list, const Registry& registry, 
 /// or what is wrong, with the place of the stage in `stage`.
 std::string check_stages(const std::vector<MergeStage>& stages, size_t& stage, size_t experts = 0);
 
+/// What is wrong with stages of a base that has so many blocks: its last one + 1, 0 where no tensor is in one. Else
+/// empty.
+std::string check_blocks(const std::vector<MergeStage>& stages, size_t& stage, size_t blocks);
+
 }  // namespace biophony

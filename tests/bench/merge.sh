@@ -3,6 +3,7 @@
 # base as it comes, with the engine's durability and as many threads. Inputs
 # are made here, in the page cache: checkpoints of a transformer, 8 experts and a base of 90 million float32 parameters.
 # BIOPHONY_PEERS is a Python with torch, safetensors and mergekit, to be measured beside; without it they are left out.
+# They are compared by the fastest round of each, theirs without imports, ours with the start of the program.
 # BIOPHONY_BENCH_WIDTH and _BLOCKS (768, 12) make smaller models, _ROUNDS (5) fewer rounds. What is remembered between
 # merges (hashes of a base, lengths of experts) is measured both ways. Where the disk has room, 64 experts that are 64
 # files are merged as well, of a third of the width; their floor is their own.
@@ -39,14 +40,18 @@ elapsed() { # the seconds of a command
 }
 merge() { # METHOD OUT EXPERT...
     local set=()
-    case $1 in task-arithmetic) set=(--set lambda_sum=0.3) ;; esac
+    case $1 in
+    task-arithmetic) set=(--set lambda_sum=0.3) ;;
+    ties.*) [[ $1 == ties.nihal2026 ]] || set=(--set density=0.2) ;;
+    esac
+    [[ ${digests:-} != yes ]] || set+=(--hash)
     ${as:-} build/bin/biophony merge --method "$1" "${set[@]}" --threads "$threads" --base "${base:-$folder/base.safetensors}" --out "$2" "${@:3}"
 }
 note() { printf '%s\n' "$2" >>"$folder/seconds.$1"; } # NAME SECONDS
 median() { sort -g "$folder/seconds.$1" | awk '{ x[NR] = $1 } END { print (x[int((NR + 1) / 2)] + x[int(NR / 2) + 1]) / 2 }'; }
 least() { sort -g "$folder/seconds.$1" | head -n 1; }
 
-methods=(average task-arithmetic dare ties.global ties.nihal2026)
+methods=(average task-arithmetic dare ties.global ties.nihal2026 ties.per-tensor)
 merge average "$folder/out" "${few[@]}" >/dev/null 2>&1 # plugins are looked at once
 sleep 2.1                                               # what is younger isn't remembered
 for ((round = 0; round < rounds; ++round)); do
@@ -65,8 +70,14 @@ for ((round = 0; round < rounds; ++round)); do
     timed norms norm-adjusted "${few[@]}"
     timed norms-again norm-adjusted "${few[@]}"
     rm -rf "$BIOPHONY_CACHE/hashes"
+    digests=yes timed hashed average "${few[@]}"
+    digests=yes timed hashed-again average "${few[@]}"
+    rm -rf "$BIOPHONY_CACHE/hashes"
     timed vectors average "${vectors[@]/#/--expert=}"
     timed vectors-again average "${vectors[@]/#/--expert=}"
+    rm -f "$folder/copy" "$folder/out"
+    note floor-64 "$("$folder/floor" floor "$threads" "$folder/copy" "$folder/base.safetensors" "${many[@]#--expert=}")"
+    rm -f "$folder/copy"
     timed average-64 average "${many[@]}"
     if ((${#distinct[@]})); then
         rm -f "$folder/copy" "$folder/out"
@@ -90,12 +101,16 @@ row 'norm-adjusted, lengths remembered' norms-again
 row 'average with --geometry' geometry
 row 'average of 8 vectors, base hashed' vectors
 row 'average of 8 vectors, hash known' vectors-again
-row 'average, 64 (8 files, 8 times)' average-64
+row 'average, --hash, none known' hashed
+row 'average, --hash, all remembered' hashed-again
+own=$(median floor-64)
+row 'floor of 64 (8 files, 8 times)' floor-64 "$own"
+row 'average of these' average-64 "$own"
 if ((${#distinct[@]})); then
     own=$(median floor-distinct)
     row "floor of 64 files of $(($(stat -c %s "${distinct[0]}") / 1000000)) MB" floor-distinct "$own"
-    row 'average of these' average-distinct "$own"
-    row 'ties.global of these' ties-distinct "$own"
+    row 'average of these files' average-distinct "$own"
+    row 'ties.global of these files' ties-distinct "$own"
 else
     echo '64 files left out: the disk has no room'
 fi
@@ -151,7 +166,10 @@ for method in average task-arithmetic; do
     MERGEKIT_ASYNC=1 against "mergekit $method, async writes" mergekit "$method" "$method" yes
     against "PyTorch $method" torch "$method" "$method" yes
 done
-# TIES is compared in time alone: mergekit's trims each tensor, and both have another rule where signs cancel out.
-against 'mergekit ties (per tensor)' mergekit ties ties.nihal2026 no
-against 'PyTorch ties per tensor' torch ties.tensor ties.nihal2026 no
-against 'PyTorch ties, whole vector' torch ties.global ties.global no
+# ties.per-tensor is mergekit's formula. Where more values than it keeps have the magnitude at which it trims, which of
+# them stay is up to mergekit's sort, so these few differ. PyTorch's whole vector leaves 0 where signs cancel out;
+# ties.global asks the majority of all elements there, which takes another pass.
+against 'mergekit ties' mergekit ties ties.per-tensor yes
+MERGEKIT_ASYNC=1 against 'mergekit ties, async writes' mergekit ties ties.per-tensor yes
+against 'PyTorch ties per tensor' torch ties.tensor ties.per-tensor yes
+against 'PyTorch ties, whole vector' torch ties.global ties.global yes

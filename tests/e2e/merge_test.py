@@ -192,9 +192,46 @@ def plans(case):
         check(text in result.stdout, f"{text!r} is not in the plan: {result.stdout}")
 
 
+def tells_what_went_in(case):
+    """--hash: digests of base and experts, the same whether they are read or remembered; without it no digest at all,
+    so that the bytes don't depend on what is remembered."""
+    def digest(path):
+        record = {name: [dtype, shape, hashlib.sha256(encode(dtype, values)).hexdigest()] for name, (dtype, shape, values) in read(path)[1].items()}
+        return hashlib.sha256(json.dumps(record, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+    case.run("--method", "average")
+    without = case.out.read_bytes()
+    told = json.loads(read(case.out)[0]["biophony.merge"])
+    check(told["base"]["digest"] is None and all(e["digest"] is None for e in told["experts"]), told)
+    time.sleep(2.2)
+    results = []
+    for _ in range(2):
+        case.run("--method", "average", "--hash")
+        results.append(case.out.read_bytes())
+        told = json.loads(read(case.out)[0]["biophony.merge"])
+        check(told["base"]["digest"] == digest(case.base), told)
+        check([e["digest"] for e in told["experts"]] == [digest(path) for path in case.experts], told)
+    check(results[0] == results[1], "what is remembered gives other bytes than what is read")
+    check(len(list((case.folder.path / "cache" / "hashes").iterdir())) == 4, "hashes aren't remembered")
+    case.run("--method", "average")
+    check(case.out.read_bytes() == without, "without --hash the bytes depend on what is remembered")
+    case.out.unlink()
+
+
 def refuses(case):
     folder = case.folder
     good = model(1, 10)
+    # What only names, shapes, blocks and the number of experts tell: in a plan as well.
+    flat = {name: tensor for name, tensor in model(1).items() if not name.startswith("encoder.layers")}
+    flat_base = write(folder.path / "flat.st", flat)
+    flat_expert = write(folder.path / "flat-expert.st", {name: tensor for name, tensor in good.items() if name in flat})
+    for more in ((), ("--dry-run",)):
+        case.refused(["merger:pcb takes at most 80 experts, found 81"], "--method", "pcb", *more, experts=case.experts * 27, status=2)
+        case.refused(["'blocks' of merger:task-arithmetic has 3 entries, expected one per block of the encoder, 4"],
+                     "--method", "task-arithmetic", "--set", "blocks=[1,1,1]", *more, status=2)
+        case.refused(["merger:lines goes by blocks, but no tensor of the base is in one"], "--method", "average", "--method", "lines", *more,
+                     base=flat_base, experts=[flat_expert], status=2)
+    flat_base.unlink(), flat_expert.unlink()
     bad = dict(good)
     del bad["double"]
     bad["more"] = ("F32", [1], [0.0])
@@ -432,7 +469,7 @@ def is_killed(case):
 
 
 def main():
-    for test in (computes, plans, refuses, remembers, measures, fits, is_killed):
+    for test in (computes, plans, tells_what_went_in, refuses, remembers, measures, fits, is_killed):
         with Folder() as folder:
             test(Case(folder))
     return 1 if failures else 0

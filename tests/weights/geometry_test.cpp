@@ -148,6 +148,18 @@ TEST_CASE("premises that don't hold are told") {
     REQUIRE(zero.warnings().size() == 1);
     CHECK_THAT(zero.warnings()[0], Catch::Contains("'frog' is 0"));
     CHECK(zero.to_json({})["whole"]["cosine"][0][1].is_null());
+    CHECK(zero.to_json({})["mean_cosine"].is_null());
+    // One that is 0 takes nothing away from what is told of the others.
+    const auto pair = gaussian(50'000, 0.02, 5);
+    const Geometry three =
+        of({"bird", "nothing", "frog"}, {{"w", "matrix", 0, 50'000}}, {{pair[0], std::vector<float>(50'000), pair[1]}});
+    CHECK(three.mean_cosine() == Approx(0.02).margin(0.02));
+    const std::vector<std::string> told = three.warnings({"elect", "model-stock"});
+    REQUIRE(told.size() == 3);
+    CHECK_THAT(told[0], Catch::Contains("'nothing' is 0"));
+    CHECK_THAT(told[1], Catch::Contains("decides by a toss") && Catch::Contains("% where each counts by its magni"));
+    CHECK_THAT(told[2], Catch::Contains("Model Stock keeps"));
+    CHECK(three.warnings({"elect"}, {true, true, true}).size() == 1);
     CHECK_THAT(zero.to_text({}), Catch::Contains("frog"));
 }
 
@@ -253,7 +265,7 @@ TEST_CASE("of many vectors the pairs of single tensors, then those of roles and 
     }
 }
 
-TEST_CASE("a sample is enough for warnings, and says nothing of what it hasn't seen") {
+TEST_CASE("a sample is enough for warnings, and which vectors are 0 is known of all their values") {
     Setup setup(2);
     setup.base_file.values = {{"w", normal_values(200'000, 0.05, 1)}, {"z", normal_values(3000, 0.05, 2)}};
     setup.base_file.shapes.clear();
@@ -282,8 +294,18 @@ TEST_CASE("a sample is enough for warnings, and says nothing of what it hasn't s
             if (first.empty()) first = warnings;
             CHECK(warnings == first);
         }
-    // A vector that moves one value alone: a sample that doesn't see it tells nothing.
+    // A vector that moves one value alone, which the sample doesn't see, isn't 0; one that moves none is.
     setup.models[0] = setup.base_file;
+    setup.write();
+    for (const bool vectors : {false, true}) {
+        GeometryObserver none({"x", "y"}, 10);
+        std::vector<fs::path> experts = setup.vectors;
+        for (size_t i = 0; i < 2 && !vectors; ++i)
+            setup.models[i].write(experts[i] = setup.folder / ("checkpoint" + std::to_string(i)));
+        merge(setup.base, experts, {mean()}, setup.out, {.observer = &none});
+        REQUIRE(none.warnings({}).size() == 1);
+        CHECK_THAT(none.warnings({})[0], Catch::Contains("'x' is 0"));
+    }
     setup.models[0].values["w"][4100] += 1;
     setup.write();
     GeometryObserver some({"x", "y"}, 10), all({"x", "y"});

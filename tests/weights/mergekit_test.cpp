@@ -1,4 +1,5 @@
-// The methods that are mergekit's as well, against what mergekit gave for the same models: golden/mergekit/README.md.
+// The methods that are mergekit's as well, against what mergekit gave for the same models: golden/mergekit/README.md;
+// and others against what their authors' code gave: golden/authors/README.md.
 #include <cmath>
 
 #include "biophony/philox.hpp"
@@ -60,6 +61,43 @@ TEST_CASE("mergekit gives the same where the formula is the same") {
             }
             CHECK(std::sqrt(error / size) < 1e-6);
         }
+    }
+}
+
+TEST_CASE("mergekit's DARE was given the masks that are drawn here") {
+    const Json& dare = golden().at("dare");
+    const auto tensors = models({0, 1, 2}, false);
+    const auto out = StagePlugins::get().run("random-drop.l1", tensors, {{"p", dare.at("p")}});
+    for (size_t t = 0; t < tensors.size(); ++t)
+        for (size_t i = 0; i < 3; ++i) {
+            INFO(tensors[t].name << " of expert " << i);
+            std::string mask;
+            for (const float value : out[t].experts[i]) mask += value == 0 ? '0' : '1';
+            CHECK(mask == dare.at("masks").at(tensors[t].name).at(i));
+        }
+}
+
+TEST_CASE("the authors' own code gives the same") {
+    const Json authors = Json::parse(read_file(fs::path(BPH_SOURCE_DIR) / "tests/weights/golden/authors/outputs.json"));
+    for (const Json& method : authors.at("methods")) {
+        INFO(method.at("name"));
+        auto tensors = models(method.at("experts"), false);
+        for (StageTensor& tensor : tensors) {
+            tensor.block = method.value("blocks", Json::object()).value(tensor.name, -1);
+            tensor.sources = tensor.experts;
+        }
+        for (const Json& stage : method.at("stages"))
+            tensors = StagePlugins::get().run(stage.at("use").get<std::string>().substr(7), tensors, stage.at("with"));
+        double error = 0, size = 0;
+        for (const StageTensor& tensor : tensors) {
+            const std::vector<float> expected = floats(method.at("step").at(tensor.name));
+            REQUIRE(tensor.experts[0].size() == expected.size());
+            for (size_t k = 0; k < expected.size(); ++k) {
+                error += std::pow(tensor.experts[0][k] - expected[k], 2);
+                size += std::pow(expected[k], 2);
+            }
+        }
+        CHECK(std::sqrt(error / size) < 1e-6);
     }
 }
 

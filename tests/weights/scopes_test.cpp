@@ -446,6 +446,70 @@ TEST_CASE("a parameter with one entry per expert has as many as there are") {
     CHECK(!fs::exists(setup.out));
 }
 
+TEST_CASE("what a manifest says of experts and blocks is checked before a byte is written") {
+    Setup setup;
+    const size_t before = setup.folder.files();
+    auto plan = [&](const ItemInfo& item, const Json& params = Json::object()) {
+        return error_of([&] { plan_merge(setup.base, setup.vectors, {stage<First>(item, params)}, setup.out, {}); });
+    };
+    ItemInfo factors = kFirst, few = kFirst, deep = kFirst;
+    factors.parameters = Json::parse(
+        R"({"type": "object", "properties": {"blocks": {"type": "array", "items": {"type": "number"}, "x-per-block": true}}})");
+    few.raw["merger"]["most_experts"] = 2;
+    deep.raw["merger"]["needs"] = {"blocks"};
+    // "a" is in block 4, so there are five.
+    CHECK(plan(factors, {{"blocks", {1, 2, 3, 4, 5}}}).empty());
+    CHECK(plan(factors).empty());
+    CHECK_THAT(plan(factors, {{"blocks", {1, 2, 3, 4}}}),
+               Catch::Contains("stage 0: the parameter 'blocks' of merger:first has 4 entries, expected one per block "
+                               "of the encoder, 5"));
+    CHECK_THAT(plan(few), Catch::Contains("stage 0: merger:first takes at most 2 experts, found 3"));
+    few.raw["merger"]["most_experts"] = 3;
+    CHECK(plan(few).empty());
+    few.raw["merger"]["most_experts"] = 0;
+    CHECK_THAT(plan(few), Catch::Contains("/most_experts: found the number 0, expected a number from 1 to"));
+    CHECK(plan(deep).empty());
+    CHECK(setup.folder.files() == before);
+    setup.base_file.card.roles = Json::object();
+    for (EncoderFile& model : setup.models) model.card.roles = Json::object();
+    setup.write();
+    CHECK_THAT(plan(deep),
+               Catch::Contains("stage 0: merger:first goes by blocks, but no tensor of the base is in one"));
+    CHECK_THAT(plan(factors, {{"blocks", {1}}}), Catch::Contains("one per block of the encoder, 0"));
+}
+
+TEST_CASE("a stage that can't tell its bytes ends the merge, and one that tells too many gets one state") {
+    struct Seen : sdk::Observation {
+        void see(const Tile&) override {}
+        void join(const sdk::Observation&) override {}
+    };
+    struct Base : First {
+        using First::First;
+        std::unique_ptr<sdk::Observation> begin(uint32_t, size_t, const sdk::Observation*) const override {
+            return std::make_unique<Seen>();
+        }
+    };
+    struct Throws : Base {
+        using Base::Base;
+        uint64_t observed_bytes(uint32_t, size_t) const override { throw std::runtime_error("bytes"); }
+    };
+    struct Much : Base {
+        using Base::Base;
+        uint64_t observed_bytes(uint32_t, size_t) const override { return UINT64_MAX - 1; }
+    };
+    const Setup setup;
+    for (const char* join : {"exact", "ordered"}) {
+        const ItemInfo global = item("global", "combine", "delta", {{"scope", "global"}, {"join", join}});
+        const std::string error = setup.error({stage<Throws>(global)}, {.threads = 3});
+        CHECK_THAT(error, Catch::Contains("merger:global") && Catch::Contains("observe_bytes failed to tell"));
+        const MergePlan plan = plan_merge(setup.base, setup.vectors, {stage<Much>(global)}, setup.out, {.threads = 3});
+        CHECK(plan.memory >= uint64_t{1} << 48);
+        CHECK(plan.memory < uint64_t{1} << 50);
+        CHECK_NOTHROW(setup.run({stage<Much>(global)}, {.threads = 3}));
+        fs::remove(setup.out);
+    }
+}
+
 TEST_CASE("a post stage that needs the experts sees them as they were read, and how many blocks there are") {
     const Setup setup;
     const ItemInfo sources = item("sources", "post", "delta", {{"scope", "global"}, {"needs", {"experts"}}});

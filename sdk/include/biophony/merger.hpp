@@ -271,8 +271,12 @@ struct MergerThunks {
         return told(call, [&] { static_cast<Observation*>(state)->end(); });
     }
     static void observe_destroy(void* state) { delete static_cast<Observation*>(state); }
-    static uint64_t observe_bytes(const void* self, uint32_t pass, uint32_t experts) {
-        return static_cast<const Merger*>(self)->observed_bytes(pass, experts);
+    static uint64_t observe_bytes(const void* self, uint32_t pass, uint32_t experts) noexcept {
+        try {
+            return static_cast<const Merger*>(self)->observed_bytes(pass, experts);
+        } catch (...) {
+            return UINT64_MAX;  // there is no call to tell it by
+        }
     }
     /// Whether M, or what it derives from, has its own. One that can't be named from here (private, overloaded) is.
     static constexpr bool kMatrix = !requires {

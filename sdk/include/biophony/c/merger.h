@@ -9,6 +9,7 @@
  *   stage   "transform", "combine" or "post"
  *   experts "one" (default) or "all": a transform that sees all experts at once and writes as many; for a combine a
  *           number, where it takes exactly so many
+ *   most_experts  how many experts are merged at most; any number where it isn't there
  *   scope   what the stage must see to give one value:
  *             "element"  the experts' values at that place: tiles of any size go to `element`
  *             "tensor"   the whole tensor: `element` gets it as one tile
@@ -25,14 +26,17 @@
  *   needs   ["base"]: the base's weights beside the experts' values; ["linalg"]: the host's linear algebra;
  *           ["experts"], for a post stage: the experts' deltas as they were read, before any stage, beside the merged
  *           one; ["norms"], for the others: the lengths of the experts' deltas as they were read, over all tensors,
- *           which cost no pass where the host knows them from another merge
+ *           which cost no pass where the host knows them from another merge; ["blocks"]: tensors that are in blocks
+ *           of an encoder, at least one
  *   random  whether it draws random numbers
  *   preset  instead of all these: a list of stages, {"use": "merger:…", "with": {…}}, for which the item stands. It has
  *           no code. {"parameter": "density"} as a value is the item's own parameter of that name; each is used so.
  *
  * A parameter whose schema has "x-per-expert": true is an array with one entry per expert, one with
- * "x-at-most-experts": true a number that isn't above theirs; the host checks both. None may be a file ("format":
- * "path"), not known yet.
+ * "x-at-most-experts": true a number that isn't above theirs, one with "x-per-block": true an array with one entry per
+ * block of the encoder. None may be a file ("format": "path"), not known yet.
+ *
+ * All this the host checks before it writes a byte. What a stage finds wrong with a tile later ends the merge.
  *
  * The host reads and writes files, orders experts, widens numbers to float, keeps the threads, and calls the stage. A
  * stage keeps no state between calls: instances are constant after create.
@@ -102,7 +106,8 @@ typedef struct bph_merger_v0 {
     bph_status (*observe_end)(const bph_call* call, const void* self, void* state);
     void (*observe_destroy)(void* state);
     /* How many bytes a state takes at most in this pass, so that the host makes no more of them than fit into memory;
-     * an ended state should keep little. May be null or answer 0: little. [any] */
+     * an ended state should keep little. May be null or answer 0: little; or UINT64_MAX: it can't tell, as something
+     * failed, and the merge ends before it begins. [any] */
     uint64_t (*observe_bytes)(const void* self, uint32_t pass, uint32_t expert_count);
 } bph_merger_v0;
 
