@@ -193,8 +193,7 @@ int explain_command(const std::vector<std::string>& arguments) {
     if (!parse_pipeline(
             arguments, "explain FILE NODE [options]",
             "Says what one node's result depends on, whether it is there, and what differs from the nearest other "
-            "result in the store: leaf by leaf, and for inputs down to the cause. Data sets upstream are looked at; "
-            "nothing "
+            "result in the store: leaf by leaf, and for inputs down to the cause. Data sets upstream are looked at; nothing "
             "else runs.",
             true, values, more))
         return 0;
