@@ -395,7 +395,7 @@ TEST_CASE("a result is shown whole, or what was there stays") {
     StoredResult one{.key = "1", .folder = folder.path / "one"}, two{.key = "2", .folder = folder.path / "two"};
     for (const char* name : {"a.txt", "b.txt"}) write_file_atomically(one.folder / name, "one");
     write_file_atomically(two.folder / "a.txt", "two");
-    one.record = two.record = {{"files", {{{"name", "a.txt"}}, {{"name", "b.txt"}}}}};
+    one.record = two.record = Json::parse(R"({"files": [{"name": "a.txt"}, {"name": "b.txt"}]})");
     const fs::path shown = folder.path / "nodes" / "n";
     expose(one, shown);
     CHECK(contents(shown) == std::map<std::string, std::string>{{"a.txt", "one"}, {"b.txt", "one"}});
