@@ -102,6 +102,10 @@ public:
     Child(const Child&) = delete;
     Child& operator=(const Child&) = delete;
     void end(int signal) const { ::kill(-pid_, signal); }
+    bool has_ended() const {
+        siginfo_t info{};
+        return ::waitid(P_PID, static_cast<id_t>(pid_), &info, WEXITED | WNOHANG | WNOWAIT) == 0 && info.si_pid != 0;
+    }
     int wait() {
         int status = 0;
         while (::waitpid(pid_, &status, 0) < 0 && errno == EINTR) {
@@ -162,6 +166,7 @@ StoredResult LaunchExecutor::execute(const Job& job) {
     });
     std::array<pollfd, 2> ends{{{out.read_end(), POLLIN, 0}, {err.read_end(), POLLIN, 0}}};
     std::optional<Clock::time_point> asked;
+    std::optional<Clock::time_point> ended;
     bool forced = false;
     while (ends[0].fd >= 0 || ends[1].fd >= 0) {
         if (job.cancel != nullptr && job.cancel->requested()) {
@@ -173,7 +178,14 @@ StoredResult LaunchExecutor::execute(const Job& job) {
                 child.end(SIGKILL);
             }
         }
-        if (::poll(ends.data(), ends.size(), 50) <= 0) continue;
+        // What the program has started may outlive it and hold the pipes: its own words are there when it ends.
+        if (!ended && child.has_ended()) ended = Clock::now();
+        constexpr double kMostWords = 1;  // seconds
+        if (ended && since(*ended) > kMostWords) break;
+        if (::poll(ends.data(), ends.size(), ended ? 0 : 50) <= 0) {
+            if (ended) break;
+            continue;
+        }
         for (pollfd& end : ends) {
             if (end.fd < 0 || end.revents == 0) continue;
             char buffer[4096];
@@ -188,6 +200,8 @@ StoredResult LaunchExecutor::execute(const Job& job) {
             }
         }
     }
+    answers.end();
+    notes.end();
     const int status = child.wait();
     if (job.cancel != nullptr) job.cancel->check();
     if (WIFSIGNALED(status))
@@ -212,7 +226,7 @@ StoredResult LaunchExecutor::execute(const Job& job) {
                     fmt::format("the launched program made the key {}…, expected {}…; is it another build, or on "
                                 "another class of machine?",
                                 key.substr(0, 12), job.key.substr(0, 12)));
-    std::optional<StoredResult> result = store_.find(key);
+    std::optional<StoredResult> result = store_.wait_for(key, job.cancel);
     if (!result)
         throw Error(Code::kRunFailed,
                     fmt::format("the launched program made {}…, but it isn't in the store {}; does it see the same "

@@ -4,7 +4,10 @@
 #include <sys/utsname.h>
 
 #include <algorithm>
+#include <condition_variable>
+#include <mutex>
 #include <set>
+#include <thread>
 
 #include "base/csv.hpp"
 #include "base/files.hpp"
@@ -84,6 +87,51 @@ std::optional<Error> failure_of(const std::vector<NodeOutcome>& outcomes, bool c
     return Error(cancelled ? Code::kCancelled : errors.front()->code(), text);
 }
 
+/// Sees to it that a cancelled run comes to its end in time, whatever its threads are doing.
+class Watchdog {
+public:
+    explicit Watchdog(const RunOptions& options) : options_(options) {
+        if (options.cancel != nullptr && options.abandon) thread_ = std::thread([this] { watch(); });
+    }
+    ~Watchdog() { stop(); }
+    Watchdog(const Watchdog&) = delete;
+    Watchdog& operator=(const Watchdog&) = delete;
+
+    /// Whether the time is over that work has after a cancel.
+    bool is_over() const {
+        const std::lock_guard lock(mutex_);
+        return asked_ && since(*asked_) > kCancelSeconds;
+    }
+    void stop() {
+        {
+            const std::lock_guard lock(mutex_);
+            end_ = true;
+        }
+        wake_.notify_all();
+        if (thread_.joinable()) thread_.join();
+    }
+
+private:
+    void watch() {
+        constexpr double kForTheManifest = 0.35;  // seconds
+        std::unique_lock lock(mutex_);
+        while (!wake_.wait_for(lock, std::chrono::milliseconds(20), [this] { return end_; })) {
+            if (!asked_ && options_.cancel->requested()) asked_ = Clock::now();
+            if (!asked_ || since(*asked_) < kCancelSeconds + kForTheManifest) continue;
+            lock.unlock();
+            options_.abandon(Error(Code::kCancelled, "cancelled"));
+            return;
+        }
+    }
+
+    const RunOptions& options_;
+    mutable std::mutex mutex_;
+    std::condition_variable wake_;
+    std::optional<Clock::time_point> asked_;
+    bool end_ = false;
+    std::thread thread_;
+};
+
 /// A run with its directory.
 class Run {
 public:
@@ -96,52 +144,98 @@ public:
           out_(open_run_directory(options.out)),
           lock_(out_),
           outcomes_(graph.nodes.size()) {
-        options_.launch.pipeline = out_ / "pipeline.effective.json";
         options_.launch.plugin_folders = registry.folders();
     }
 
     RunResult run() {
-        mark_run_directory(out_);
+        Watchdog watchdog(options_);
         Work work(graph_, registry_, options_, observer_);
-        RunLog log(out_ / "log.jsonl");
-        write_json(out_ / "pipeline.effective.json", graph_.effective);
-        write_json(out_ / "lock.json", {{"format", "biophony-lock/0"},
-                                        {"biophony", options_.host.version},
-                                        {"libtorch", options_.host.libtorch},
-                                        {"plugins", lock_of(graph_, registry_)}});
+        RunLog log;
         observer_.begin(static_cast<size_t>(std::count(selected_.begin(), selected_.end(), true)));
         take_outside(work, log);
-        Schedule schedule(graph_, registry_, options_, observer_, work, outcomes_,
-                          {.log = [&](size_t i, std::string_view event, std::string_view text,
-                                      const std::string& time) { log.line(graph_.nodes[i].id, event, text, time); },
-                           .expose = [this](size_t i, const Done& done) { show(i, done); },
-                           .looked = [&] { return can_work(work, log); },
-                           .earlier = earlier_seconds(out_)});
-        schedule.run();
+        // What is refused is refused up to here, and leaves the directory as it was.
+        std::optional<Schedule> schedule;
+        try {
+            const std::map<std::string, double> earlier = earlier_seconds(out_);
+            begin_directory(log);
+            for (size_t i = 0; i < graph_.nodes.size(); ++i)
+                if (outcomes_[i].state == NodeState::kTaken) show(i, *work.done()[i]);
+            schedule.emplace(
+                graph_, registry_, options_, observer_, work, outcomes_,
+                Schedule::Hooks{
+                    .log = [&](size_t i, std::string_view event, std::string_view text,
+                               const std::string& time) { log.line(graph_.nodes[i].id, event, text, time); },
+                    .expose = [this](size_t i, const Done& done) { show(i, done); },
+                    .looked = [&] { return can_work(work, log); },
+                    .earlier = earlier});
+            schedule->run();
+        } catch (...) {
+            schedule.reset();
+            failure_ = current_error();
+        }
         const bool cancelled = options_.cancel != nullptr && options_.cancel->requested();
         if (!failure_) failure_ = failure_of(outcomes_, cancelled);
-        if (!cancelled) try {
-                work.store().settle();
-                log.check();
-            } catch (const Error& error) {
-                if (!failure_) failure_ = error;
-            }
+        bool settled = true;
+        try {
+            settled = work.store().settle([&] { return watchdog.is_over(); });
+        } catch (const Error& error) {
+            // A result that couldn't be synced was taken away from those that read it: theirs are no failures of
+            // their own. The manifest has them.
+            failure_ = failure_ && failure_->code() == Code::kCancelled
+                           ? Error(Code::kCancelled, fmt::format("cancelled; before that, {}", error.what()))
+                           : error;
+        }
+        if (!settled && !failure_)
+            failure_ = Error(Code::kCancelled, "cancelled while results were being brought to the disk");
+        attempt([&] { log.check(); });
         RunResult result;
         try {
             result = describe(work);
-        } catch (const Error& error) {
-            // An earlier run's would be taken for this one's.
+        } catch (...) {
+            if (!failure_) failure_ = current_error();
+            // It may say that all went well.
             std::error_code ignored;
             fs::remove(out_ / "manifest.json", ignored);
-            if (!failure_) failure_ = error;
         }
-        if (schedule.abandoned()) options_.abandon(*failure_);
+        if (!settled || (schedule && schedule->abandoned())) {
+            watchdog.stop();
+            if (options_.abandon) options_.abandon(*failure_);
+        }
         if (!problems_.empty()) throw ProblemsError(problems_);
         if (failure_) throw *failure_;
         return result;
     }
 
 private:
+    /// Does it; what goes wrong is the run's failure, where nothing else was before.
+    template <class Body>
+    void attempt(Body&& body) {
+        try {
+            body();
+        } catch (...) {
+            if (!failure_) failure_ = current_error();
+        }
+    }
+
+    /// The directory becomes this run's: from here until the manifest is written it has none, nor anything else that
+    /// sums up an earlier run.
+    void begin_directory(RunLog& log) {
+        mark_run_directory(out_);
+        for (const char* file : {"manifest.json", "metrics.json", "metrics.csv", "skipped.csv"})
+            fs::remove(out_ / file);
+        std::set<fs::path> kept;
+        for (const GraphOutput& output : graph_.outputs)
+            for (const size_t n : output.nodes)
+                if (!selected_[n]) keep(output, n, kept);
+        remove_other_outputs(kept);
+        write_json(out_ / "pipeline.effective.json", graph_.effective);
+        write_json(out_ / "lock.json", {{"format", "biophony-lock/0"},
+                                        {"biophony", options_.host.version},
+                                        {"libtorch", options_.host.libtorch},
+                                        {"plugins", lock_of(graph_, registry_)}});
+        log.open(out_ / "log.jsonl");
+    }
+
     /// With the data sets looked at: whether nothing is known that can't work, and there is room for what is to be
     /// made.
     bool can_work(Work& work, RunLog& log) {
@@ -149,6 +243,7 @@ private:
             std::vector<fs::path> results(graph_.nodes.size());
             std::vector<bool> there(graph_.nodes.size());
             for (size_t i = 0; i < graph_.nodes.size(); ++i) {
+                if (options_.cancel != nullptr) options_.cancel->check();
                 const bool done = work.done()[i].has_value() || (selected_[i] && work.take(i));
                 there[i] = done || !selected_[i];
                 if (done) results[i] = work.done()[i]->result.folder;
@@ -159,9 +254,9 @@ private:
             if (const auto free = free_space(work.store().root()))
                 require_space(bytes_to_make(described, there), *free, work.store().root());
             return true;
-        } catch (const Error& error) {
-            failure_ = error;
-            log.line("", "failed", error.what(), now());
+        } catch (...) {
+            failure_ = current_error();
+            log.line("", failure_->code() == Code::kCancelled ? "cancelled" : "failed", failure_->what(), now());
             return false;
         }
     }
@@ -194,7 +289,6 @@ private:
             if (work.done()[i]) {
                 outcomes_[i].state = NodeState::kTaken;
                 outcomes_[i].seconds = work.done()[i]->result.record.value("seconds", 0.0);
-                show(i, *work.done()[i]);
                 log.line(node.id, "taken", "", now());
                 continue;
             }
@@ -230,8 +324,8 @@ private:
                     observer_.note(node, line);
                 },
                 headline);
-        } catch (const Error& error) {
-            throw error.within({.node = node.id});
+        } catch (...) {
+            throw current_error().within({.node = node.id});
         }
     }
 
@@ -272,8 +366,8 @@ private:
                         work.store().verify(done->result);
                     if (node.output() == port::kMetrics)
                         add_metrics(node.id, read_json(target / "metrics.json"), metrics, metrics_rows);
-                } catch (const Error& error) {
-                    if (!failure_) failure_ = error.within({.node = node.id});
+                } catch (...) {
+                    if (!failure_) failure_ = current_error().within({.node = node.id});
                 }
                 if (outcome.state == NodeState::kDone) {
                     ++(done->cached ? result.cached : result.made);
@@ -295,12 +389,15 @@ private:
         std::error_code ignored;
         for (const auto& entry : fs::directory_iterator(out_ / "nodes", ignored))
             if (!folders.contains(entry.path().filename().string())) fs::remove_all(entry.path(), ignored);
-        const Json outputs = show_outputs(work);
+        Json outputs = Json::object();
+        attempt([&] { show_outputs(work, outputs); });
         for (const SkippedFile& file : result.skipped)
             skipped_rows += csv_field(file.file) + "," + csv_field(file.reason) + "\n";
-        write_json(out_ / "metrics.json", metrics);
-        write_file_atomically(out_ / "metrics.csv", metrics_rows);
-        write_file_atomically(out_ / "skipped.csv", skipped_rows);
+        attempt([&] {
+            write_json(out_ / "metrics.json", metrics);
+            write_file_atomically(out_ / "metrics.csv", metrics_rows);
+            write_file_atomically(out_ / "skipped.csv", skipped_rows);
+        });
         result.seconds = since(begin_);
         utsname system{};
         ::uname(&system);
@@ -330,32 +427,38 @@ private:
         return result;
     }
 
-    /// Links the results that the pipeline names under outputs/. Returns the ids behind each name.
-    Json show_outputs(const Work& work) {
-        const fs::path folder = out_ / "outputs";
-        Json outputs = Json::object();
+    /// Links the results that the pipeline names under outputs/. `outputs` gets the ids behind each name.
+    void show_outputs(const Work& work, Json& outputs) {
         std::set<fs::path> kept;
         for (const GraphOutput& output : graph_.outputs) {
             outputs[output.name] = Json::array();
+            for (const size_t n : output.nodes) outputs[output.name].push_back(graph_.nodes[n].id);
+        }
+        for (const GraphOutput& output : graph_.outputs)
             for (const size_t n : output.nodes) {
-                outputs[output.name].push_back(graph_.nodes[n].id);
-                const fs::path named = folder / output.name,
-                               target = output.many ? named / folder_name(graph_.nodes[n].id) : named;
                 // As in nodes/, what an earlier run left of nodes outside of the selected part stays.
                 const bool there = is_there(outcomes_[n].state);
-                if (there) expose(work.done()[n]->result, target);
-                if (there || outcomes_[n].state == NodeState::kNotSelected) kept.insert({named, target});
+                if (there) expose(work.done()[n]->result, output_folder(output, n));
+                if (there || outcomes_[n].state == NodeState::kNotSelected) keep(output, n, kept);
             }
-        }
+        remove_other_outputs(kept);
+    }
+    fs::path output_folder(const GraphOutput& output, size_t n) const {
+        const fs::path named = out_ / "outputs" / output.name;
+        return output.many ? named / folder_name(graph_.nodes[n].id) : named;
+    }
+    void keep(const GraphOutput& output, size_t n, std::set<fs::path>& kept) const {
+        kept.insert({out_ / "outputs" / output.name, output_folder(output, n)});
+    }
+    void remove_other_outputs(const std::set<fs::path>& kept) const {
         auto remove_others = [&](const fs::path& from) {
             std::error_code ignored;
             for (const auto& entry : fs::directory_iterator(from, ignored))
                 if (!kept.contains(entry.path())) fs::remove_all(entry.path(), ignored);
         };
-        remove_others(folder);
+        remove_others(out_ / "outputs");
         for (const GraphOutput& output : graph_.outputs)
-            if (output.many) remove_others(folder / output.name);
-        return outputs;
+            if (output.many) remove_others(out_ / "outputs" / output.name);
     }
 
     const Clock::time_point begin_ = Clock::now();

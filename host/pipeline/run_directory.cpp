@@ -95,14 +95,24 @@ RunLock::~RunLock() {
     ::close(fd_);
 }
 
-RunLog::RunLog(const fs::path& file) : file_(file), out_(file, std::ios::trunc) {
-    if (!out_) throw Error(Code::kRunFailed, "can't write", {.file = file.string()});
+void RunLog::open(const fs::path& file) {
+    file_ = file;
+    out_.open(file, std::ios::trunc);
+    if (!out_) throw_errno("write", file);
+    out_ << before_ << std::flush;
+    if (!out_) throw_errno("write", file);
+    before_.clear();
 }
 
 void RunLog::line(std::string_view node, std::string_view event, std::string_view text, const std::string& time) {
-    out_ << Json{{"time", time}, {"node", node}, {"event", event}, {"text", text}}.dump(-1, ' ', false,
-                                                                                        Json::error_handler_t::replace)
-         << std::endl;
+    const std::string text_of_line = Json{{"time", time}, {"node", node}, {"event", event}, {"text", text}}.dump(
+                                         -1, ' ', false, Json::error_handler_t::replace) +
+                                     "\n";
+    if (!out_.is_open()) {
+        before_ += text_of_line;
+        return;
+    }
+    out_ << text_of_line << std::flush;
     if (!out_ && problem_ == 0) problem_ = errno == 0 ? EIO : errno;
 }
 
@@ -114,16 +124,30 @@ void RunLog::check() const {
 
 void expose(const StoredResult& result, const fs::path& target) {
     if (is_exposed(result, target)) return;
-    fs::remove_all(target);
-    fs::create_directories(target);
-    for (const Json& file : result.record.at("files")) {
-        const fs::path from = result.folder / file.at("name").get<std::string>(),
-                       to = target / file.at("name").get<std::string>();
-        fs::create_directories(to.parent_path());
-        std::error_code problem;
-        fs::create_hard_link(from, to, problem);
-        if (problem) fs::copy_file(from, to);
+    const fs::path parent = target.parent_path(), made = parent / (".new~" + unique_name()),
+                   old = parent / (".old~" + unique_name());
+    std::error_code ignored;
+    try {
+        fs::create_directories(made);
+        for (const Json& file : result.record.at("files")) {
+            const fs::path from = result.folder / file.at("name").get<std::string>(),
+                           to = made / file.at("name").get<std::string>();
+            fs::create_directories(to.parent_path());
+            std::error_code problem;
+            fs::create_hard_link(from, to, problem);
+            if (problem) fs::copy_file(from, to);
+        }
+        if (::rename(target.c_str(), old.c_str()) != 0 && errno != ENOENT) throw_errno("move away", target);
+        if (::rename(made.c_str(), target.c_str()) != 0) throw_errno("show a result as", target);
+    } catch (const fs::filesystem_error& error) {
+        fs::remove_all(made, ignored);
+        errno = error.code().value();
+        throw_errno("show a result as", target);
+    } catch (...) {
+        fs::remove_all(made, ignored);
+        throw;
     }
+    fs::remove_all(old, ignored);
 }
 
 void add_metrics(const std::string& node, const Json& metrics, Json& all, std::string& rows) {

@@ -34,8 +34,8 @@ private:
 /// The run's log: one JSON object a line, written as it happens.
 class RunLog {
 public:
-    /// Throws Error(kRunFailed).
-    explicit RunLog(const fs::path& file);
+    /// Writes to `file` from here on, and first what was told before. Throws Error(kRunFailed).
+    void open(const fs::path& file);
     void line(std::string_view node, std::string_view event, std::string_view text, const std::string& time);
     /// Throws Error(kRunFailed) where a line couldn't be written.
     void check() const;
@@ -43,11 +43,12 @@ public:
 private:
     fs::path file_;
     std::ofstream out_;
-    int problem_ = 0;  ///< errno of the first line that couldn't be written
+    std::string before_;  ///< lines from before open()
+    int problem_ = 0;     ///< errno of the first line that couldn't be written
 };
 
-/// Links the result's files into `target`, or copies them where the file system can't link. Does nothing where just
-/// these links are there. Any thread.
+/// Links the result's files into `target`, or copies them where the file system can't link; `target` then appears by
+/// one rename. Does nothing where just these links are there. Any thread. Throws Error(kRunFailed).
 void expose(const StoredResult& result, const fs::path& target);
 
 /// Adds a node's metrics.json to `all`, and its figures as rows of metrics.csv: node, group, figure, value.

@@ -9,6 +9,7 @@
 #include <thread>
 
 #include "base/nearest.hpp"
+#include "pipeline/schedule.hpp"
 #include "pipeline/times.hpp"
 
 namespace biophony {
@@ -61,7 +62,7 @@ private:
             Json record;
             key = *work_.key_of(i, record);
         }
-        if (!work_.take(i, key))
+        if (!work_.take(i, key) && !(given_.contains(node.id) && work_.wait_for(i, key)))
             throw Error(Code::kRunFailed,
                         fmt::format("the input '{}' isn't in the store {} (key {}…); make it first: biophony run-node "
                                     "FILE '{}', or biophony run FILE --to '{}'",
@@ -80,11 +81,8 @@ private:
                     observer_.note(node, line);
                 },
                 headline);
-        } catch (const Error& error) {
-            throw error.within({.node = node.id});
-        } catch (const std::exception& error) {
-            const std::string text = error.what();
-            throw Error(Code::kRunFailed, text.substr(0, text.find('\n')), {.node = node.id});
+        } catch (...) {
+            throw current_error().within({.node = node.id});
         }
     }
 
@@ -116,13 +114,12 @@ Done run_node(const Graph& graph, const Registry& registry, const RunOptions& op
         ended.notify_all();
     });
     {
-        constexpr double kPatience = 1.5;
         std::optional<Clock::time_point> asked;
         std::unique_lock lock(mutex);
         while (!ended.wait_for(lock, std::chrono::milliseconds(50), [&] { return over; })) {
             if (options.cancel == nullptr || !options.cancel->requested()) continue;
             if (!asked) asked = Clock::now();
-            if (since(*asked) > kPatience && options.abandon)
+            if (since(*asked) > kCancelSeconds && options.abandon)
                 options.abandon(Error(Code::kCancelled, "cancelled", {.node = graph.nodes[index].id}));
         }
     }

@@ -15,13 +15,7 @@ namespace biophony {
 
 namespace {
 
-constexpr double kPatience = 1.5;  ///< seconds that running nodes have to end after a cancel
 constexpr unsigned kMostOthers = 4;
-
-/// LibTorch's and the C library's exceptions carry a stack after the first line.
-std::string first_line(std::string_view text) {
-    return std::string(text.substr(0, text.find('\n')));
-}
 
 /// Threads that work off a queue.
 class Lane {
@@ -193,29 +187,24 @@ struct Schedule::State {
     void guarded(size_t i, Body&& body) {
         try {
             body();
-        } catch (const Error& error) {
-            tell({.kind = Event::Kind::kFailed,
-                  .node = i,
-                  .time = now(),
-                  .error = error.within({.node = graph.nodes[i].id})});
-        } catch (const std::exception& error) {
-            tell({.kind = Event::Kind::kFailed,
-                  .node = i,
-                  .time = now(),
-                  .error = Error(Code::kRunFailed, first_line(error.what()), {.node = graph.nodes[i].id})});
         } catch (...) {
             tell({.kind = Event::Kind::kFailed,
                   .node = i,
                   .time = now(),
-                  .error = Error(Code::kRunFailed, "an exception of no known type", {.node = graph.nodes[i].id})});
+                  .error = current_error().within({.node = graph.nodes[i].id})});
         }
     }
     void look_up(size_t i) {
         if (stopping) return tell({.kind = Event::Kind::kNotLooked, .node = i});
         guarded(i, [&] {
             Event event{.kind = Event::Kind::kLooked, .node = i};
-            event.key = *work.key_of(i, event.record);
-            event.found = options.use_cache && work.take(i, event.key);
+            if (const std::optional<Done>& done = work.done()[i]) {  // hooks.looked has taken it
+                event.key = done->result.key;
+                event.found = true;
+            } else {
+                event.key = *work.key_of(i, event.record);
+                event.found = options.use_cache && work.take(i, event.key);
+            }
             if (event.found) hooks.expose(i, *work.done()[i]);
             event.time = now();
             tell(std::move(event));
@@ -342,8 +331,9 @@ struct Schedule::State {
         if (!by_cancel) observer.node_failed(i, graph.nodes[i], error);
         if (!options.keep_going || by_cancel) stopping = true;
         block(i, i);
+        // Who comes to the same key now or later tries by itself.
+        if (const auto maker = makers.find(keys[i]); maker != makers.end() && maker->second == i) makers.erase(maker);
         if (const auto waiting = followers.find(i); waiting != followers.end()) {
-            makers.erase(keys[i]);
             const std::vector<size_t> same = std::move(waiting->second);
             followers.erase(waiting);
             for (const size_t follower : same) to_make(follower);
@@ -453,7 +443,7 @@ struct Schedule::State {
                 now_told.swap(events);
             }
             for (Event& event : now_told) handle(event);
-            if (asked && since(*asked) > kPatience && (!live.empty() || looking > 0) && options.abandon) {
+            if (asked && since(*asked) > kCancelSeconds && (!live.empty() || looking > 0) && options.abandon) {
                 left = true;
                 for (const auto& [i, progress] : live) outcomes[i].state = NodeState::kCancelled;
                 return;

@@ -12,6 +12,9 @@
 
 namespace biophony {
 
+/// Seconds that work has to end after a cancel.
+inline constexpr double kCancelSeconds = 1.5;
+
 enum class NodeState {
     kNotSelected,  ///< outside of the slice
     kTaken,        ///< outside of the slice, its result was in the store
@@ -45,7 +48,8 @@ public:
         std::function<void(size_t node, std::string_view event, std::string_view text, const std::string& time)> log;
         std::function<void(size_t node, const Done& done)>
             expose;  ///< any thread: shows the result in the run directory
-        /// All data sets were looked at, and nothing else is made yet; false ends the run.
+        /// All data sets were looked at, and nothing else is made yet; it may take results from the store. False ends
+        /// the run.
         std::function<bool()> looked;
         std::map<std::string, double> earlier;  ///< node → seconds that it took in an earlier run
     };

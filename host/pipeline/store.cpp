@@ -11,6 +11,7 @@
 #include <chrono>
 #include <condition_variable>
 #include <cstdio>
+#include <cstdlib>
 #include <ctime>
 #include <fstream>
 #include <map>
@@ -118,6 +119,30 @@ void write_all(int fd, std::string_view content, const fs::path& path) {
 
 constexpr size_t kKeyDigits = 64;
 
+/// A list in unsynced/ begins with the boot and a time of the file system, in seconds since 1970.
+std::string list_head(int64_t seconds) {
+    return fmt::format("{}\n{:020}\n", this_boot(), seconds);
+}
+
+/// A list in unsynced/, as somebody left it.
+struct LeftList {
+    bool same_boot = false;
+    int64_t since = 0;  ///< what appeared before is on the disk; 0 where the list doesn't tell
+    std::vector<std::string> keys;
+
+    explicit LeftList(const std::string& text) {
+        std::istringstream lines(text);
+        std::string boot, time;
+        if (!std::getline(lines, boot) || !std::getline(lines, time)) return;
+        constexpr size_t kTimeDigits = 20;
+        if (time.size() != kTimeDigits || time.find_first_not_of("0123456789") != std::string::npos) return;
+        same_boot = boot == this_boot() && boot != "unknown";
+        since = std::strtoll(time.c_str(), nullptr, 10);
+        for (std::string key; std::getline(lines, key);)
+            if (key.size() == kKeyDigits) keys.push_back(std::move(key));
+    }
+};
+
 }  // namespace
 
 /// Brings results to the disk, in a thread of its own.
@@ -142,11 +167,7 @@ public:
     /// The result with this key is about to appear.
     void announce(const std::string& key) {
         const std::lock_guard lock(mutex_);
-        if (fd_ < 0) {
-            fd_ = ::open(list_.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
-            if (fd_ < 0) throw_errno("write", list_);
-            write_all(fd_, this_boot() + "\n", list_);
-        }
+        if (fd_ < 0) begin_list();
         write_all(fd_, key + "\n", list_);
         ++announced_;
     }
@@ -165,20 +186,47 @@ public:
         }
         wake_.notify_all();
     }
-    void settle() {
+    bool settle(const std::function<bool()>& give_up) {
         std::unique_lock lock(mutex_);
         hurry_ = true;
         wake_.notify_all();
-        done_.wait(lock, [this] { return waiting_.empty() && working_.empty(); });
+        while (!done_.wait_for(lock, kLooks, [this] { return waiting_.empty() && working_.empty(); }))
+            if (give_up && give_up()) return false;
         hurry_ = false;
-        if (!failure_) return;
+        if (!failure_) return true;
         const Error failure = *failure_;
         failure_.reset();
         throw failure;
     }
 
 private:
-    static constexpr std::chrono::milliseconds kGathers{250};
+    static constexpr std::chrono::milliseconds kGathers{250}, kLooks{50};
+
+    /// The list's head is on the disk before the first result appears: it says since when results may be damaged. The
+    /// keys that follow are for whoever goes on after a kill, which loses nothing that was written.
+    void begin_list() {
+        const int fd = ::open(list_.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
+        if (fd < 0) throw_errno("write", list_);
+        try {
+            write_head(fd);
+            if (::fdatasync(fd) != 0) throw_errno("sync", list_);
+            sync_path(list_.parent_path());
+        } catch (...) {
+            ::close(fd);
+            throw;
+        }
+        fd_ = fd;
+    }
+    /// Everything is on the disk. Where this itself gets lost, more is compared than has to be.
+    void begin_list_anew() {
+        if (::ftruncate(fd_, 0) != 0 || ::lseek(fd_, 0, SEEK_SET) != 0) throw_errno("write", list_);
+        write_head(fd_);
+    }
+    void write_head(int fd) const {
+        struct stat status {};
+        if (::fstat(fd, &status) != 0) throw_errno("read", list_);
+        write_all(fd, list_head(status.st_ctim.tv_sec), list_);
+    }
 
     void work() {
         std::unique_lock lock(mutex_);
@@ -192,10 +240,9 @@ private:
             sync(working_);
             lock.lock();
             working_.clear();
-            // Keys that are on the list for longer than they need cost a comparison after a power loss, no more.
-            if (waiting_.empty() && announced_ == 0 && fd_ >= 0 && ::ftruncate(fd_, 0) == 0) {
+            if (waiting_.empty() && announced_ == 0 && fd_ >= 0) {
                 try {
-                    write_all(fd_, this_boot() + "\n", list_);
+                    begin_list_anew();
                 } catch (const Error& error) {
                     if (!failure_) failure_ = error;
                 }
@@ -265,42 +312,59 @@ Store::Store(fs::path root) : root_(fs::absolute(std::move(root)).lexically_norm
     for (const auto& entry : fs::directory_iterator(root_ / "tmp", ignored))
         if (is_left_over(entry.path())) fs::remove_all(entry.path(), ignored);
     syncing_ = std::make_unique<Syncing>(root_);
-    for (const auto& entry : fs::directory_iterator(root_ / "unsynced", ignored))
-        if (is_left_over(entry.path())) take_over(entry.path());
+    take_over();
 }
 
 Store::~Store() = default;
 
-void Store::take_over(const fs::path& list) const {
-    std::string text;
-    try {
-        text = read_file(list);
-    } catch (const Error&) {
-        return;  // another process was faster
-    }
-    const size_t first = text.find('\n');
-    const bool same_boot = first != std::string::npos && std::string_view(text).substr(0, first) == this_boot();
-    for (size_t at = first == std::string::npos ? text.size() : first + 1; at + kKeyDigits < text.size();
-         at += kKeyDigits + 1) {
-        const std::string key = text.substr(at, kKeyDigits);
-        const fs::path folder = object(key);
-        std::error_code ignored;
-        if (!fs::exists(folder, ignored)) continue;
-        // A process that was killed has lost nothing.
-        const std::optional<StoredResult> result = find(key);
-        if (!same_boot && (!result || !intact(*result))) {
-            fs::remove_all(folder, ignored);
-        } else {
-            syncing_->announce(key);
-            syncing_->add(key, folder);
-        }
-    }
+void Store::take_over() const {
+    std::vector<fs::path> left;
     std::error_code ignored;
-    fs::remove(list, ignored);
+    for (const auto& entry : fs::directory_iterator(root_ / "unsynced", ignored))
+        if (is_left_over(entry.path())) left.push_back(entry.path());
+    std::vector<fs::path> claimed;
+    std::optional<int64_t> lost;
+    for (const fs::path& list : left) {
+        // One process alone sees to it, and where that is killed, the next one.
+        const fs::path own = root_ / "unsynced" / own_name();
+        if (::rename(list.c_str(), own.c_str()) != 0) continue;
+        claimed.push_back(own);
+        const LeftList found(read_file(own));
+        if (!found.same_boot) {
+            lost = std::min(lost.value_or(found.since), found.since);
+            continue;
+        }
+        // A process that was killed has lost nothing.
+        for (const std::string& key : found.keys)
+            if (const fs::path folder = object(key); fs::exists(folder, ignored)) {
+                syncing_->announce(key);
+                syncing_->add(key, folder);
+            }
+    }
+    if (lost) remove_damaged(*lost);
+    for (const fs::path& list : claimed) fs::remove(list, ignored);
 }
 
-void Store::settle() const {
-    syncing_->settle();
+void Store::remove_damaged(int64_t since) const {
+    constexpr int64_t kBetween = 60;  // seconds between the last change of a result's files and its rename, at most
+    std::error_code ignored;
+    for (const auto& part : fs::directory_iterator(root_ / "objects", ignored))
+        for (const auto& entry : fs::directory_iterator(part.path(), ignored)) {
+            const fs::path& folder = entry.path();
+            struct stat of_folder {
+            }, of_record{};
+            if (::stat(folder.c_str(), &of_folder) != 0) continue;
+            const bool has_record = ::stat((folder / "result.json").c_str(), &of_record) == 0;
+            if (has_record && std::max(of_folder.st_ctim.tv_sec, of_record.st_ctim.tv_sec) < since - kBetween) continue;
+            if (const std::optional<StoredResult> result = find(folder.filename().string()); result && intact(*result))
+                continue;
+            const fs::path aside = root_ / "tmp" / own_name();
+            if (::rename(folder.c_str(), aside.c_str()) == 0) fs::remove_all(aside, ignored);
+        }
+}
+
+bool Store::settle(const std::function<bool()>& give_up) const {
+    return syncing_->settle(give_up);
 }
 
 fs::path Store::object(const std::string& key) const {
@@ -322,6 +386,27 @@ std::optional<StoredResult> Store::find(const std::string& key) const {
         return std::nullopt;  // somebody changed it; it is made again
     }
     return result;
+}
+
+std::optional<StoredResult> Store::wait_for(const std::string& key, const Cancel* cancel) const {
+    constexpr double kLongest = 30;  // seconds; folders that NFS has cached may be as old
+    const auto begin = std::chrono::steady_clock::now();
+    for (auto pause = std::chrono::milliseconds(20);; pause = std::min(2 * pause, std::chrono::milliseconds(1000))) {
+        if (std::optional<StoredResult> found = find(key)) return found;
+        if (std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count() > kLongest)
+            return std::nullopt;
+        for (auto slept = std::chrono::milliseconds(0); slept < pause; slept += std::chrono::milliseconds(20)) {
+            if (cancel != nullptr) cancel->check();
+            std::this_thread::sleep_for(std::chrono::milliseconds(20));
+        }
+        // Opening a folder asks the server for it again.
+        const fs::path folder = object(key), part = folder.parent_path();
+        for (const fs::path& each : {part.parent_path(), part, folder}) {
+            std::error_code ignored;
+            for (fs::directory_iterator at(each, ignored), end; at != end; at.increment(ignored)) {
+            }
+        }
+    }
 }
 
 fs::path Store::make_temporary() const {

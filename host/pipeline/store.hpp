@@ -2,19 +2,20 @@
 //
 //   <store>/objects/ab/abcdef…/      the result's files, read-only, and result.json: key record, digest, hashes, timing
 //   <store>/tmp/<machine>~<process>/ results being made; left-overs of dead processes are removed
-//   <store>/unsynced/<machine>~<process>   the boot, and the keys of results that may not be on the disk yet
+//   <store>/unsynced/<machine>~<process>   the boot, a time, and the keys of results that may not be on the disk yet
 //   <store>/lock                     held shared by every Store, exclusively while results are removed
 //
 // A result is written into tmp and renamed into place, so a kill at any moment leaves the old state or the new. Syncing
-// follows behind, many results at a time. Where a power loss came in between, the next process that opens the store
-// finds the list, compares those results with their hashes and removes what is damaged. (This trusts the file system to
-// keep the order of its folders' changes, as journals do.) After settle() everything is on the disk.
-// Several processes, of several machines too, may use one store: whoever renames first wins, and equal keys mean equal
-// bytes.
+// follows behind, many results at a time. Before a process shows its first result, the head of its list is on the disk:
+// the boot, and the time from which on results may be unsynced. After a power loss the next process that opens the
+// store finds it, compares all results since then with their hashes and removes what is damaged. (This trusts the file
+// system to keep the order of its folders' changes, as journals do.) After settle() everything is on the disk. Several
+// processes, of several machines too, may use one store: whoever renames first wins, and equal keys mean equal bytes.
 #pragma once
 
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -22,6 +23,7 @@
 
 #include "base/files.hpp"
 #include "base/json.hpp"
+#include "base/progress.hpp"
 #include "pipeline/node_type.hpp"
 
 namespace biophony {
@@ -62,15 +64,18 @@ public:
     const fs::path& root() const { return root_; }
     /// The result with this key, if its files are there with the sizes that were written.
     std::optional<StoredResult> find(const std::string& key) const;
+    /// The same for a result that another machine has just made: a network's file system may show it late, so this
+    /// looks for up to 30 seconds. Throws Error(kCancelled). `cancel` may be null.
+    std::optional<StoredResult> wait_for(const std::string& key, const Cancel* cancel) const;
     /// An empty folder to make a result in. Remove it, or give it to put().
     fs::path make_temporary() const;
     /// Makes `temporary` the result with this key ("" = the key is the hash of its content). `about` joins result.json.
     StoredResult put(const fs::path& temporary, std::string key, const Json& about) const;
     /// Compares every file with its hash. Throws Error(kRunFailed) that names the first that differs and what to do.
     void verify(const StoredResult& result) const;
-    /// Waits until all that this object has put or found is on the disk. Throws Error(kRunFailed) where a result
-    /// couldn't be synced; it is taken out of the store again.
-    void settle() const;
+    /// Waits until all that this object has put or found is on the disk; false where `give_up`, asked meanwhile, says
+    /// so. Throws Error(kRunFailed) where a result couldn't be synced; it is taken out of the store again.
+    bool settle(const std::function<bool()>& give_up = nullptr) const;
     /// Notes that the result was used now, for pruning: the time of its result.json, set once an hour at most.
     void used(const StoredResult& result) const;
 
@@ -79,8 +84,10 @@ private:
     bool intact(const StoredResult& result) const;
     /// Renames `temporary` to the result's folder; `result` becomes what is there where that is the same.
     void show(const fs::path& temporary, StoredResult& result) const;
-    /// Sees to the results on a dead process's list in unsynced/.
-    void take_over(const fs::path& list) const;
+    /// Sees to the lists of dead processes in unsynced/.
+    void take_over() const;
+    /// Compares the results that appeared from then on with their hashes, and removes those that differ.
+    void remove_damaged(int64_t since) const;
     fs::path object(const std::string& key) const;
     fs::path root_;
     std::unique_ptr<Syncing> syncing_;

@@ -4,6 +4,22 @@
 
 namespace biophony {
 
+Error current_error() {
+    try {
+        throw;
+    } catch (const Error& error) {
+        return error;
+    } catch (const fs::filesystem_error& error) {
+        return Error(Code::kRunFailed, "can't read or write: " + error.code().message(),
+                     {.file = error.path1().string()});
+    } catch (const std::exception& error) {
+        const std::string text = error.what();
+        return Error(Code::kRunFailed, text.substr(0, text.find('\n')));
+    } catch (...) {
+        return Error(Code::kRunFailed, "an exception of no known type");
+    }
+}
+
 Work::Work(const Graph& graph, const Registry& registry, const RunOptions& options, RunObserver& observer,
            std::unique_ptr<Executor> executor)
     : graph_(graph),
@@ -18,9 +34,17 @@ Work::Work(const Graph& graph, const Registry& registry, const RunOptions& optio
         Launch launch = options.launch;
         launch.store = store_.root();
         launch.threads = options.threads;
+        for_launched_ = store_.make_temporary();
+        launch.pipeline = for_launched_ / "pipeline.effective.json";
+        write_json(launch.pipeline, graph.effective);
         executor_ = std::make_unique<LaunchExecutor>(std::move(launch), store_);
     }
     if (executor_ == nullptr) executor_ = std::make_unique<LocalExecutor>(graph, registry, store_, options.threads);
+}
+
+Work::~Work() {
+    std::error_code ignored;
+    if (!for_launched_.empty()) fs::remove_all(for_launched_, ignored);
 }
 
 std::optional<std::string> Work::key_of(size_t i, Json& record) const {
@@ -48,6 +72,13 @@ bool Work::take(size_t i, const std::string& key) {
     if (!found) return false;
     store_.used(*found);
     set(i, std::move(*found), true);
+    return true;
+}
+
+bool Work::wait_for(size_t i, const std::string& key) {
+    std::optional<StoredResult> found = store_.wait_for(key, options_.cancel);
+    if (!found) return false;
+    set(i, *std::move(found), true);
     return true;
 }
 

@@ -9,6 +9,7 @@ failing  a random write, sync or rename fails (a preloaded library, tests/faults
 
 import argparse
 import errno
+import hashlib
 import json
 import os
 import random
@@ -28,6 +29,7 @@ def pipeline():
     whole = tiny_pipeline()
     for node in ("pretrained", "joint", "table"):
         del whole["nodes"][node]
+    whole["outputs"] = {"model": "model", "experts": ["expert[*]"]}
     return whole
 
 
@@ -68,6 +70,7 @@ class Work:
     def problem(self):
         """What is half there, if anything."""
         objects = self.place / "store" / "objects"
+        whole = set()  # the files of each result
         for folder in objects.glob("*/*"):
             record_file = folder / "result.json"
             if not record_file.exists():
@@ -77,11 +80,32 @@ class Work:
                 size = (folder / file["name"]).stat().st_size
                 if size != file["bytes"]:
                     return f"{folder / file['name']} has {size} bytes, expected {file['bytes']}"
+            whole.add(frozenset((file["name"], file["sha256"]) for file in record["files"]))
         for path in (self.place / "run").glob("*.json"):
             try:
                 json.loads(path.read_text())
             except ValueError as error:
                 return f"{path}: {error}"
+        manifest = self.place / "run" / "manifest.json"
+        if manifest.exists():  # it also has results that couldn't be synced and were taken out of the store
+            for node in json.loads(manifest.read_text())["nodes"]:
+                whole.add(frozenset((file["name"], file["sha256"]) for file in node.get("files", [])))
+
+        def is_whole(folder):
+            files = [path for path in folder.rglob("*") if path.is_file()]
+            return frozenset((str(path.relative_to(folder)), hashlib.sha256(path.read_bytes()).hexdigest())
+                             for path in files) in whole
+
+        def visible(folder):
+            return [path for path in folder.glob("*") if not path.name.startswith(".")]
+
+        for folder in visible(self.place / "run" / "nodes"):
+            if not is_whole(folder):
+                return f"{folder} is half there: {sorted(path.name for path in folder.rglob('*'))}"
+        for folder in visible(self.place / "run" / "outputs"):
+            # A list has a folder for each.
+            if not is_whole(folder) and not all(path.is_dir() and is_whole(path) for path in visible(folder)):
+                return f"{folder} is half there: {sorted(path.name for path in folder.rglob('*'))}"
         return None
 
     def left(self):

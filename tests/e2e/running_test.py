@@ -61,9 +61,9 @@ class Running(unittest.TestCase):
             self.assertEqual(folder.results("here"), folder.results("there"))
             self.assertGreater(len(folder.results("there")), 10)
             # What a launched node says is told, and its error is the run's.
-            nodes["nodes"]["bad"] = {"use": "encoder:beats", "with": dict(TINY, checkpoint="nothing.safetensors")}
-            nodes["nodes"]["tuned"] = {"use": "fine-tune", "in": {"encoder": "bad", "data": "clips[frog]"}, "with": {"epochs": 1}}
-            folder.write("nothing.safetensors", "nothing")
+            nodes["nodes"]["bad"] = {"use": "dataset:table", "with": {"file": "bad.csv"}}
+            nodes["nodes"]["tuned"] = {"use": "fine-tune", "in": {"encoder": "base", "data": "bad"}, "with": {"epochs": 1}}
+            folder.write("bad.csv", "path,label\nabsent.wav,a\n")
             folder.write("bad.json", nodes)
             ran = folder.run("run", "bad.json", "--out", "bad", "--store", "there-store", "--threads", "2", "--launch", "env",
                              "--keep-going")
@@ -71,16 +71,16 @@ class Running(unittest.TestCase):
             errors = [line for line in ran.stderr.splitlines() if line.startswith("biophony: ")]
             self.assertEqual(len(errors), 1)
             self.assertEqual(errors[0].count("node bad"), 1, errors)
-            self.assertIn("nothing.safetensors", errors[0])
+            self.assertIn("no clip can be used", errors[0])
             self.assertEqual(states(folder, "bad")["score"], "cached")
 
     def test_keep_going(self):
         with Folder() as folder:
             pipeline = tiny_pipeline()
             pipeline["nodes"]["clips[taxon]"]["with"]["recordings"] = 5
-            pipeline["nodes"]["broken"] = {"use": "encoder:beats", "with": dict(TINY, checkpoint="broken.safetensors")}
-            pipeline["nodes"]["tuned"] = {"use": "fine-tune", "in": {"encoder": "broken", "data": "clips[frog]"}}
-            folder.write("broken.safetensors", "x")
+            pipeline["nodes"]["broken"] = {"use": "dataset:table", "with": {"file": "broken.csv"}}
+            pipeline["nodes"]["tuned"] = {"use": "fine-tune", "in": {"encoder": "base", "data": "broken"}}
+            folder.write("broken.csv", "path,label\nabsent.wav,a\n")
             folder.write("p.json", pipeline)
             ran = folder.run("run", "p.json", "--out", "run", "--keep-going")
             self.assertEqual(ran.returncode, 1, ran.stderr)
@@ -88,7 +88,7 @@ class Running(unittest.TestCase):
             nodes = {n["id"]: n for n in manifest["nodes"]}
             self.assertEqual(manifest["state"], "failed")
             self.assertEqual(nodes["broken"]["state"], "failed")
-            self.assertIn("broken.safetensors", nodes["broken"]["error"])
+            self.assertIn("no clip can be used", nodes["broken"]["error"])
             self.assertEqual(nodes["tuned"]["state"], "blocked")
             self.assertEqual(nodes["tuned"]["error"], "waits for broken, which failed")
             self.assertEqual({n["state"] for i, n in nodes.items() if i not in ("broken", "tuned")}, {"made"})

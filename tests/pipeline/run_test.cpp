@@ -7,6 +7,7 @@
 #include <fstream>
 #include <mutex>
 #include <set>
+#include <sstream>
 #include <thread>
 
 #include "base/files.hpp"
@@ -289,6 +290,157 @@ TEST_CASE("nodes with the key of one that failed fail by themselves") {
     CHECK(std::set<std::string>{states.at("a"), states.at("b")} == std::set<std::string>{"failed", "made"});
 }
 
+TEST_CASE("a node that comes to the key of one that has failed tries by itself") {
+    Pipeline pipeline;
+    pipeline.options.keep_going = true;
+    // x and y have the same content, so a and b the same key; b gets there when a has long failed.
+    pipeline.add("x", "plain", {}, {{"same", 1}});
+    pipeline.add("y", "lent", {}, {{"same", 1}});
+    pipeline.add("a", "plain", {"x"}, {{"same", 2}});
+    pipeline.add("b", "plain", {"y"}, {{"same", 2}});
+    std::atomic<bool> failed{false};
+    behaviour = [&](TaskContext& context) {
+        if (context.node == "y") {
+            while (!failed) std::this_thread::sleep_for(1ms);
+            std::this_thread::sleep_for(50ms);
+        }
+        if (context.node == "a") {
+            failed = true;
+            throw Error(Code::kRunFailed, "once");
+        }
+    };
+    CHECK(error_of([&] { pipeline.run(); }, Code::kRunFailed) == "node a: once");
+    CHECK(pipeline.states().at("a") == "failed");
+    CHECK(pipeline.states().at("b") == "made");
+}
+
+namespace {
+
+/// File → content, of everything in the folder but the lock.
+std::map<std::string, std::string> contents(const fs::path& folder) {
+    std::map<std::string, std::string> out;
+    for (const auto& entry : fs::recursive_directory_iterator(folder))
+        if (entry.is_regular_file() && entry.path().filename() != "run.lock")
+            out[entry.path().lexically_relative(folder).string()] = read_file(entry.path());
+    return out;
+}
+
+}  // namespace
+
+TEST_CASE("a run that is refused leaves the directory as it was") {
+    Pipeline pipeline;
+    pipeline.add("clips", "looks");
+    pipeline.add("a", "plain", {"clips"});
+    pipeline.add("b", "plain", {"a"});
+    pipeline.graph.outputs = {{.name = "result", .nodes = {2}}};
+    pipeline.run();
+    const auto before = contents(pipeline.options.out);
+    CHECK(before.contains("outputs/result/out.txt"));
+    pipeline.graph.nodes[1].params = {{"other", 1}};
+    pipeline.graph.effective = {{"other", 1}};
+    pipeline.options.slice = {.only = {"b"}};
+    CHECK_THROWS_WITH(pipeline.run(), Catch::Contains("aren't there: a"));
+    pipeline.options.slice = {.only = {"nobody"}};
+    CHECK_THROWS_WITH(pipeline.run(), Catch::Contains("there is no node 'nobody'"));
+    pipeline.options.slice = {.only = {"a"}};
+    behaviour = [](TaskContext&) { throw Error(Code::kRunFailed, "no sound"); };
+    CHECK(error_of([&] { pipeline.run(); }, Code::kRunFailed) == "node clips: no sound");
+    CHECK(contents(pipeline.options.out) == before);
+}
+
+TEST_CASE("while a run is on, nothing sums up an earlier one") {
+    Pipeline pipeline;
+    pipeline.add("a", "plain");
+    pipeline.add("b", "plain");
+    pipeline.graph.outputs = {{.name = "one", .nodes = {0}}, {.name = "two", .nodes = {1}}};
+    pipeline.run();
+    bool seen = false;
+    std::set<std::string> named;
+    behaviour = [&](TaskContext&) {
+        seen = true;
+        for (const char* file : {"manifest.json", "metrics.json", "metrics.csv", "skipped.csv"})
+            if (fs::exists(pipeline.options.out / file)) named.insert(file);
+        for (const auto& entry : fs::directory_iterator(pipeline.options.out / "outputs"))
+            named.insert(entry.path().filename());
+    };
+    pipeline.options.use_cache = false;
+    pipeline.options.slice = {.only = {"a"}};
+    pipeline.run();
+    CHECK(seen);
+    CHECK(named == std::set<std::string>{"two"});  // it is no part of what was asked for
+    CHECK(fs::exists(pipeline.options.out / "outputs" / "one" / "out.txt"));
+    named.clear();
+    pipeline.options.slice = {};
+    pipeline.run();
+    CHECK(named.empty());
+}
+
+TEST_CASE("files where folders should be are told, and the manifest says that the run failed") {
+    for (const char* name : {"outputs", "nodes"}) {
+        Pipeline pipeline;
+        pipeline.add("a", "plain");
+        pipeline.graph.outputs = {{.name = "result", .nodes = {0}}};
+        pipeline.run();
+        fs::remove_all(pipeline.options.out / name);
+        std::ofstream(pipeline.options.out / name) << "x";
+        const std::string told = error_of([&] { pipeline.run(); }, Code::kRunFailed);
+        CHECK_THAT(told, Catch::Contains("can't show a result as: Not a directory"));
+        CHECK(pipeline.manifest().at("state") == "failed");
+        CHECK(pipeline.manifest().at("error") == told);
+    }
+}
+
+TEST_CASE("a result is shown whole, or what was there stays") {
+    Folder folder;
+    StoredResult one{.key = "1", .folder = folder.path / "one"}, two{.key = "2", .folder = folder.path / "two"};
+    for (const char* name : {"a.txt", "b.txt"}) write_file_atomically(one.folder / name, "one");
+    write_file_atomically(two.folder / "a.txt", "two");
+    one.record = two.record = Json::parse(R"({"files": [{"name": "a.txt"}, {"name": "b.txt"}]})");
+    const fs::path shown = folder.path / "nodes" / "n";
+    expose(one, shown);
+    CHECK(contents(shown) == std::map<std::string, std::string>{{"a.txt", "one"}, {"b.txt", "one"}});
+    CHECK_THROWS_WITH(expose(two, shown), Catch::Contains("can't show a result as: No such file"));
+    CHECK(contents(shown) == std::map<std::string, std::string>{{"a.txt", "one"}, {"b.txt", "one"}});
+    write_file_atomically(two.folder / "b.txt", "two");
+    expose(two, shown);
+    CHECK(contents(shown) == std::map<std::string, std::string>{{"a.txt", "two"}, {"b.txt", "two"}});
+    CHECK(contents(folder.path / "nodes").size() == 2);
+    // What a kill left on its way is removed by the next run.
+    Pipeline pipeline;
+    pipeline.add("a", "plain");
+    fs::create_directories(pipeline.options.out / "nodes");
+    write_file_atomically(pipeline.options.out / "biophony-run.txt", "");
+    write_file_atomically(pipeline.options.out / "nodes" / ".new~left" / "out.txt", "of a kill");
+    pipeline.run();
+    CHECK(!fs::exists(pipeline.options.out / "nodes" / ".new~left"));
+}
+
+TEST_CASE("the time after a cancel holds also where the deciding thread is busy") {
+    Pipeline pipeline;
+    Cancel cancel;
+    pipeline.options.cancel = &cancel;
+    std::atomic<bool> left{false};
+    pipeline.options.abandon = [&](const Error& error) {
+        CHECK(error.code() == Code::kCancelled);
+        left = true;  // where the program would leave the process
+    };
+    pipeline.add("clips", "looks");
+    pipeline.add("a", "plain");
+    pipeline.add("b", "plain", {"clips", "a"});
+    pipeline.options.slice = {.to = {"a"}};
+    pipeline.run();
+    // A data set outside of the slice is looked at before anything else.
+    pipeline.options.slice = {.only = {"b"}};
+    const auto begin = std::chrono::steady_clock::now();
+    behaviour = [&](TaskContext&) {
+        cancel.request();
+        while (!left && std::chrono::steady_clock::now() - begin < 20s) std::this_thread::sleep_for(1ms);
+    };
+    CHECK_THROWS_AS(pipeline.run(), Error);
+    CHECK(left);
+    CHECK(std::chrono::steady_clock::now() - begin < 5s);
+}
+
 TEST_CASE("a cancel ends running nodes, and the manifest says so") {
     Pipeline pipeline;
     Cancel cancel;
@@ -462,7 +614,15 @@ TEST_CASE("one node against a store") {
     CHECK(again.result.key == merged.result.key);
     CHECK_THROWS_WITH(node("merged", {{"basis", base.result.key}}), Catch::Contains("there is no node 'basis'"));
     CHECK_THROWS_WITH(node("merged", {{"base", "abc"}}), Catch::Contains("expected 64 hex digits"));
-    CHECK_THROWS_WITH(node("merged", {{"base", std::string(64, 'a')}}), Catch::Contains("isn't in the store"));
+    // What somebody says is there is waited for.
+    Cancel cancel;
+    pipeline.options.cancel = &cancel;
+    std::thread later([&] {
+        std::this_thread::sleep_for(200ms);
+        cancel.request();
+    });
+    CHECK_THROWS_WITH(node("merged", {{"base", std::string(64, 'a')}}), Catch::Contains("cancelled"));
+    later.join();
 }
 
 TEST_CASE("launched programs: what they say, how they end") {
@@ -486,9 +646,20 @@ TEST_CASE("launched programs: what they say, how they end") {
     CHECK(ends("echo '{\"key\": \"ab12\"}'").find("made the key ab12…, expected") != std::string::npos);
     const fs::path arguments = pipeline.folder.path / "arguments";
     ends("printf '%s\\n' \"$@\" > " + arguments.string() + "; exit 1");
-    CHECK(read_file(arguments) ==
-          "/opt/biophony\nrun-node\n" + (fs::canonical(pipeline.options.out) / "pipeline.effective.json").string() +
-              "\nn[x]\n--store\n" + (pipeline.folder.path / "store").string() + "\n--threads\n2\n--no-cache\n");
+    std::istringstream words(read_file(arguments));
+    std::vector<std::string> told;
+    for (std::string word; std::getline(words, word);) told.push_back(word);
+    REQUIRE(told.size() == 9);
+    CHECK(told[2].starts_with((pipeline.options.store / "tmp").string()));
+    CHECK(fs::path(told[2]).filename() == "pipeline.effective.json");
+    told.erase(told.begin() + 2);
+    CHECK(told == std::vector<std::string>{"/opt/biophony", "run-node", "n[x]", "--store",
+                                           pipeline.options.store.string(), "--threads", "2", "--no-cache"});
+    CHECK(fs::is_empty(pipeline.options.store / "tmp"));
+    // A grandchild that stays behind and holds the pipes.
+    const auto begin = std::chrono::steady_clock::now();
+    CHECK(ends("sleep 8 & echo 'biophony: node n[x]: no sound' >&2; exit 3") == "[3] node n[x]: no sound");
+    CHECK(std::chrono::steady_clock::now() - begin < 5s);
     pipeline.options.launch.prefix = {"/nowhere/srun"};
     CHECK_THROWS_WITH(pipeline.run(), Catch::Contains("ended with status 127"));
     // What is in the store is taken without launching anything.
