@@ -283,7 +283,7 @@ void Store::take_over(const fs::path& list) const {
     for (size_t at = first == std::string::npos ? text.size() : first + 1; at + kKeyDigits < text.size();
          at += kKeyDigits + 1) {
         const std::string key = text.substr(at, kKeyDigits);
-        const fs::path folder = object(key);
+        const fs::path folder = folder_of(key);
         std::error_code ignored;
         if (!fs::exists(folder, ignored)) continue;
         // A process that was killed has lost nothing.
@@ -303,12 +303,12 @@ void Store::settle() const {
     syncing_->settle();
 }
 
-fs::path Store::object(const std::string& key) const {
+fs::path Store::folder_of(const std::string& key) const {
     return root_ / "objects" / key.substr(0, 2) / key;
 }
 
 std::optional<StoredResult> Store::find(const std::string& key) const {
-    const fs::path folder = object(key);
+    const fs::path folder = folder_of(key);
     std::error_code problem;
     if (!fs::exists(folder / "result.json", problem)) return std::nullopt;
     StoredResult result{.key = key, .folder = folder};
@@ -346,7 +346,7 @@ StoredResult Store::put(const fs::path& temporary, std::string key, const Json& 
     for (const auto& entry : fs::recursive_directory_iterator(temporary))
         if (entry.is_regular_file() && ::chmod(entry.path().c_str(), 0444) != 0) throw_errno("protect", entry.path());
 
-    result.folder = object(result.key);
+    result.folder = folder_of(result.key);
     make_folders(result.folder.parent_path());
     syncing_->announce(result.key);
     try {
@@ -369,6 +369,7 @@ void Store::show(const fs::path& temporary, StoredResult& result) const {
         there && there->digest == result.digest && intact(*there)) {
         fs::remove_all(temporary, ignored);
         result = *std::move(there);
+        used(result);
         return;
     }
     const fs::path aside = root_ / "tmp" / own_name();

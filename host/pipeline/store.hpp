@@ -60,6 +60,8 @@ public:
     Store& operator=(const Store&) = delete;
 
     const fs::path& root() const { return root_; }
+    /// Where the result with this key is, or would be.
+    fs::path folder_of(const std::string& key) const;
     /// The result with this key, if its files are there with the sizes that were written.
     std::optional<StoredResult> find(const std::string& key) const;
     /// An empty folder to make a result in. Remove it, or give it to put().
@@ -81,7 +83,6 @@ private:
     void show(const fs::path& temporary, StoredResult& result) const;
     /// Sees to the results on a dead process's list in unsynced/.
     void take_over(const fs::path& list) const;
-    fs::path object(const std::string& key) const;
     fs::path root_;
     std::unique_ptr<Syncing> syncing_;
     std::shared_ptr<const StoreLock> in_use_;
