@@ -62,7 +62,7 @@ class Why(unittest.TestCase):
         self.assertEqual([node["id"] for node in part["nodes"]], ["model", "score"])
         self.refused("plan", "p.json", "--only", "scor", says="--only: there is no node 'scor'; did you mean 'score'?")
         for command in (["plan", "p.json"], ["explain", "p.json", "score"]):
-            self.refused(*command, "--out", "x", says="unknown option 'out'")
+            self.refused(*command, "--out", "x", says="unknown option '--out'")
         self.refused("plan", "p.json", "--format", "jsn", says="expected text or json; did you mean 'json'?")
 
     def test_what_programs_read_has_schemas(self):
