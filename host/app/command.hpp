@@ -52,11 +52,15 @@ bool parse(const std::vector<std::string>& arguments, const char* usage, const c
 void add_plugin_options(options::options_description& described);
 Registry make_registry(const options::variables_map& values, bool probe = true);
 
-/// parse() for a command that takes a pipeline: FILE, --set, --params, --plugin-path; where it `runs` one, also --out,
-/// --store, --threads and --no-cache. A second positional argument is there for a command that has one in `more`, named
+/// parse() for a command that takes a pipeline: FILE, --set, --params, --plugin-path; where it asks for
+/// results (`runs`), also --store, --threads and --no-cache. A second positional argument is there for a command that
+/// has one in `more`, named
 /// "_second".
 bool parse_pipeline(const std::vector<std::string>& arguments, const char* usage, const char* summary, bool runs,
                     options::variables_map& values, const options::options_description& more = {});
+/// --to, --from and --only.
+void add_slice_options(options::options_description& described);
+Slice slice_of(const options::variables_map& values);
 /// --format text|json; format_of() throws Error(kInvalid) for another one.
 void add_format_option(options::options_description& described);
 std::string format_of(const options::variables_map& values);

@@ -81,8 +81,6 @@ void add_pipeline_options(options::options_description& described) {
 }
 
 void add_run_options(options::options_description& described) {
-    described.add_options()("out", options::value<std::string>()->value_name("DIR"),
-                            "the run directory; runs/NAME of the pipeline's file where it isn't given");
     described.add_options()(
         "store", options::value<std::string>()->value_name("DIR"),
         "where results are kept and looked up; $BIOPHONY_STORE, else biophony/store in the user's cache folder");
@@ -93,6 +91,23 @@ void add_run_options(options::options_description& described) {
 }
 
 }  // namespace
+
+void add_slice_options(options::options_description& described) {
+    using Texts = std::vector<std::string>;
+    described.add_options()(
+        "to", options::value<Texts>()->value_name("NODE")->composing(),
+        "this node and what it needs; an id, or a name for all its nodes; may be given several times");
+    described.add_options()("from", options::value<Texts>()->value_name("NODE")->composing(),
+                            "this node and what depends on it; with --to what lies between");
+    described.add_options()("only", options::value<Texts>()->value_name("NODE")->composing(), "this node alone");
+}
+
+Slice slice_of(const options::variables_map& values) {
+    const auto texts = [&](const char* name) {
+        return values.count(name) > 0 ? values[name].as<std::vector<std::string>>() : std::vector<std::string>();
+    };
+    return {.to = texts("to"), .from = texts("from"), .only = texts("only")};
+}
 
 bool parse_pipeline(const std::vector<std::string>& arguments, const char* usage, const char* summary, bool runs,
                     options::variables_map& values, const options::options_description& more) {

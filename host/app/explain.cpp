@@ -48,7 +48,7 @@ Json json_of(const Explanation& explanation, const Graph& graph) {
                               {"digest", digests[i].empty() ? Json(nullptr) : Json(digests[i])}});
     Json out = {{"format", "biophony-explain/0"},
                 {"id", node.id},
-                {"use", node.item == nullptr ? node.type->name : node.item->name()},
+                {"use", node.use()},
                 {"state", to_string(planned.state)},
                 {"reason", planned.reason},
                 {"key", planned.key.empty() ? Json(nullptr) : Json(planned.key)},
@@ -144,8 +144,7 @@ void print_difference(const Explanation& explanation) {
 void print(const Explanation& explanation, const Graph& graph) {
     const PlannedNode& planned = *explanation.planned;
     const GraphNode& node = *planned.node;
-    fmt::print("{}  {}{}\n", node.id, node.item == nullptr ? node.type->name : node.item->name(),
-               node.implied ? ", implied" : "");
+    fmt::print("{}  {}{}\n", node.id, node.use(), node.implied ? ", implied" : "");
     if (planned.state == State::kCached) {
         fmt::print("  cached: made {} in {}{}\n  {}\n", planned.result->record.value("finished", "?"),
                    about(planned.seconds.value_or(0)),

@@ -10,13 +10,10 @@ namespace biophony::app {
 
 namespace {
 
-std::string use_of(const GraphNode& node) {
-    return node.item == nullptr ? node.type->name : node.item->name();
-}
-
 void print_records(const Plan& plan, const Graph& graph, const std::string& file) {
     Json nodes = Json::array();
     for (const PlannedNode& planned : plan.nodes) {
+        if (planned.node == nullptr) continue;
         const GraphNode& node = *planned.node;
         Json inputs = Json::object();
         for (const auto& [port, sources] : node.inputs) {
@@ -26,7 +23,7 @@ void print_records(const Plan& plan, const Graph& graph, const std::string& file
         Json waits = Json::array();
         for (const size_t source : planned.waits) waits.push_back(graph.nodes[source].id);
         nodes.push_back({{"id", node.id},
-                         {"use", use_of(node)},
+                         {"use", node.use()},
                          {"state", to_string(planned.state)},
                          {"reason", planned.reason},
                          {"key", planned.key.empty() ? Json(nullptr) : Json(planned.key)},
@@ -39,9 +36,15 @@ void print_records(const Plan& plan, const Graph& graph, const std::string& file
                          {"memory_bytes", planned.memory_bytes ? Json(*planned.memory_bytes) : Json(nullptr)},
                          {"bytes", planned.bytes ? Json(*planned.bytes) : Json(nullptr)}});
     }
-    const Json out = {
-        {"format", "biophony-plan/0"}, {"pipeline", file},        {"nodes", nodes},
-        {"to_run", plan.to_run},       {"seconds", plan.seconds}, {"without_estimate", plan.without_estimate}};
+    const Json out = {{"format", "biophony-plan/0"},
+                      {"pipeline", file},
+                      {"nodes", nodes},
+                      {"to_run", plan.to_run},
+                      {"seconds", plan.seconds},
+                      {"without_estimate", plan.without_estimate},
+                      {"bytes", plan.bytes},
+                      {"free_bytes", plan.free ? Json(*plan.free) : Json(nullptr)},
+                      {"fits", plan.no_room.empty()}};
     fmt::print("{}\n", out.dump(1, ' ', false, Json::error_handler_t::replace));
 }
 
@@ -50,7 +53,8 @@ void print_reasons(const Plan& plan) {
     std::map<std::string, size_t> counts;
     size_t follow = 0;
     for (const PlannedNode& planned : plan.nodes) {
-        if (planned.state != PlannedNode::State::kRun || planned.earlier == nullptr) continue;
+        if (planned.node == nullptr || planned.state != PlannedNode::State::kRun || planned.earlier == nullptr)
+            continue;
         const std::vector<std::string> reasons = planned.difference.in_words(planned.node->type->name);
         follow += reasons.empty() && !planned.waits.empty() ? 1 : 0;
         for (const std::string& reason : reasons) ++counts[reason];
@@ -70,6 +74,7 @@ int plan_command(const std::vector<std::string>& arguments) {
     options::variables_map values;
     options::options_description more;
     add_format_option(more);
+    add_slice_options(more);
     if (!parse_pipeline(
             arguments, "plan FILE [options]",
             "Says for each node whether its result is there or would be made, why, and about how long that takes. Data "
@@ -81,10 +86,12 @@ int plan_command(const std::vector<std::string>& arguments) {
     const Registry registry = make_registry(values);
     const Graph graph = load_pipeline(values, registry, status);
     if (status != 0) return status;
+    RunOptions options_of_run = run_options(values, {});
+    options_of_run.slice = slice_of(values);
     Console console;
     Plan plan;
     try {
-        plan = plan_graph(graph, registry, run_options(values, {}), console);
+        plan = plan_graph(graph, registry, options_of_run, console);
     } catch (const ProblemsError& error) {
         console.clear();
         print_problems(error.problems(), values);
@@ -97,16 +104,19 @@ int plan_command(const std::vector<std::string>& arguments) {
     }
     size_t width = 4, use_width = 3;
     for (const PlannedNode& planned : plan.nodes) {
+        if (planned.node == nullptr) continue;
         width = std::max(width, planned.node->id.size());
-        use_width = std::max(use_width, use_of(*planned.node).size());
+        use_width = std::max(use_width, planned.node->use().size());
     }
-    for (const PlannedNode& planned : plan.nodes)
+    for (const PlannedNode& planned : plan.nodes) {
+        if (planned.node == nullptr) continue;
         fmt::print("{:<7} {:<{}}  {:<{}}  {:>9}  {}{}{}\n", to_string(planned.state), planned.node->id, width,
-                   use_of(*planned.node), use_width,
+                   planned.node->use(), use_width,
                    planned.state != PlannedNode::State::kRun || !planned.seconds ? "" : about(*planned.seconds),
                    planned.reason, planned.node->implied ? " (implied)" : "",
                    planned.memory.empty() ? "" : fmt::format(" [{}]", planned.memory));
-    fmt::print("{} of {} nodes to run", plan.to_run, plan.nodes.size());
+    }
+    fmt::print("{} of {} nodes to run", plan.to_run, plan.count);
     if (plan.to_run > plan.without_estimate) fmt::print(", about {}", about(plan.seconds));
     if (plan.without_estimate == plan.to_run && plan.to_run > 0)
         fmt::print("; how long they take isn't known, as none ran before with this store");
@@ -115,6 +125,7 @@ int plan_command(const std::vector<std::string>& arguments) {
     fmt::print("\n");
     print_reasons(plan);
     if (!plan.needs.empty()) fmt::print("{}\n", plan.needs);
+    if (!plan.no_room.empty()) fmt::print("{}\n", plan.no_room);
     return 0;
 }
 

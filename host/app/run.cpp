@@ -8,29 +8,23 @@ namespace biophony::app {
 
 namespace {
 
-using Texts = std::vector<std::string>;
-
 void add_schedule_options(options::options_description& described) {
     add_format_option(described);
+    described.add_options()("out", options::value<std::string>()->value_name("DIR"),
+                            "the run directory; runs/NAME of the pipeline's file where it isn't given");
     described.add_options()(
         "jobs", options::value<int>()->value_name("N"),
         "nodes at a time, 1 = one after another; a torch node and a few others where it isn't given. "
         "Results don't depend on it");
     described.add_options()("keep-going", "where a node fails, go on with all that doesn't depend on it");
-    described.add_options()(
-        "to", options::value<Texts>()->value_name("NODE")->composing(),
-        "this node and what it needs; an id, or a name for all its nodes; may be given several times");
-    described.add_options()("from", options::value<Texts>()->value_name("NODE")->composing(),
-                            "this node and what depends on it; with --to what lies between");
-    described.add_options()("only", options::value<Texts>()->value_name("NODE")->composing(), "this node alone");
+    add_slice_options(described);
     described.add_options()("launch", options::value<std::string>()->value_name("COMMAND"),
                             "run each node as COMMAND biophony run-node …, such as \"srun -c 4\"; the store must be "
                             "seen from where it runs");
 }
 
 void read_schedule_options(const options::variables_map& values, RunOptions& run) {
-    const auto texts = [&](const char* name) { return values.count(name) > 0 ? values[name].as<Texts>() : Texts(); };
-    run.slice = {.to = texts("to"), .from = texts("from"), .only = texts("only")};
+    run.slice = slice_of(values);
     run.keep_going = values.count("keep-going") > 0;
     if (values.count("jobs") > 0) {
         const int jobs = values["jobs"].as<int>();
@@ -45,6 +39,28 @@ void read_schedule_options(const options::variables_map& values, RunOptions& run
     }
 }
 
+/// docs/formats/schemas/run.schema.json
+void print_result(const RunResult& result, const Graph& graph, const fs::path& out) {
+    Json outputs = Json::object(), reports = Json::array(), skipped = Json::array();
+    for (const GraphOutput& output : graph.outputs)
+        if (const fs::path folder = out / "outputs" / output.name; fs::exists(folder))
+            outputs[output.name] = folder.string();
+    for (const fs::path& report : result.reports) reports.push_back(report.string());
+    for (const SkippedFile& file : result.skipped) skipped.push_back({{"file", file.file}, {"reason", file.reason}});
+    const Json told = {{"format", "biophony-run-result/0"},
+                       {"state", "finished"},
+                       {"nodes", graph.nodes.size()},
+                       {"made", result.made},
+                       {"cached", result.cached},
+                       {"not_selected", result.left_out},
+                       {"skipped", skipped},
+                       {"seconds", result.seconds},
+                       {"out", out.string()},
+                       {"outputs", outputs},
+                       {"reports", reports}};
+    fmt::print("{}\n", told.dump(1, ' ', false, Json::error_handler_t::replace));
+}
+
 }  // namespace
 
 int run_command(const std::vector<std::string>& arguments) {
@@ -56,7 +72,7 @@ int run_command(const std::vector<std::string>& arguments) {
             "Runs a pipeline: every node whose result isn't there yet. Kill it at any time; the next run goes on.",
             true, values, more))
         return 0;
-    format_of(values);
+    const std::string format = format_of(values);
     int status = 0;
     const Registry registry = make_registry(values);
     const Graph graph = load_pipeline(values, registry, status);
@@ -82,6 +98,10 @@ int run_command(const std::vector<std::string>& arguments) {
         throw;
     }
     console.clear();
+    if (format == "json") {
+        print_result(result, graph, fs::absolute(run.out));
+        return result.skipped.empty() ? 0 : kSkippedFilesStatus;
+    }
     for (const fs::path& report : result.reports) fmt::print("\n{}", read_file(report));
     constexpr size_t kShown = 10;
     for (size_t i = 0; i < std::min(kShown, result.skipped.size()); ++i)

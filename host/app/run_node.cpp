@@ -44,8 +44,6 @@ int run_node_command(const std::vector<std::string>& arguments) {
                         "looked at.",
                         true, values, more))
         return 0;
-    if (values.count("out") > 0)
-        throw Error(Code::kInvalid, "--out: run-node makes no run directory; its result is in the store");
     int status = 0;
     const auto given = given_results(values);
     const Registry registry = make_registry(values);

@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "pipeline/definition.hpp"
+#include "pipeline/units.hpp"
 
 namespace biophony {
 
@@ -58,20 +59,10 @@ GraphDescription describe_graph(const Graph& graph, const Registry& registry, co
     return out;
 }
 
-std::string size_text(uint64_t bytes) {
-    if (bytes < 1000) return fmt::format("{} bytes", bytes);
-    double value = static_cast<double>(bytes);
-    for (const char* unit : {"kB", "MB", "GB"}) {
-        value /= 1000;
-        if (value < 999.95) return fmt::format("{:.1f} {}", value, unit);
-    }
-    return fmt::format("{:.1f} TB", value / 1000);
-}
-
 std::string memory_text(const Description& description) {
     if (description.holds.empty()) return {};
     return description.memory_bytes
-               ? fmt::format("{}, about {}", description.holds, size_text(*description.memory_bytes))
+               ? fmt::format("{}, about {}", description.holds, bytes_text(*description.memory_bytes))
                : description.holds;
 }
 
@@ -88,7 +79,7 @@ std::string needs_text(const Graph& graph, const GraphDescription& described, co
     if (most < graph.nodes.size())
         text = fmt::format("{} holds most in memory: {}", graph.nodes[most].id, memory_text(described.nodes[most]));
     if (const uint64_t bytes = bytes_to_make(described, there); bytes > 0)
-        text += fmt::format("{}results take about {} on the disk{}", text.empty() ? "" : "; ", size_text(bytes),
+        text += fmt::format("{}results take about {} on the disk{}", text.empty() ? "" : "; ", bytes_text(bytes),
                             unknown == 0 ? "" : fmt::format(", and {} more of a size that isn't known yet", unknown));
     return text;
 }
@@ -106,7 +97,7 @@ void require_space(uint64_t needed, uint64_t free, const fs::path& store) {
     throw Error(Code::kRunFailed,
                 fmt::format("found {} free, expected at least {} for the results that are not there yet; make room, or "
                             "choose another --store",
-                            size_text(free), size_text(needed + margin)),
+                            bytes_text(free), bytes_text(needed + margin)),
                 {.file = store.string()});
 }
 

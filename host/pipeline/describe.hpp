@@ -141,8 +141,6 @@ std::string memory_text(const Description& description);
 /// "expert[bird] holds most: whole model, …, about 1.2 GB; results take about 3.4 GB on the disk". Empty where nothing
 /// of either is known.
 std::string needs_text(const Graph& graph, const GraphDescription& described, const std::vector<bool>& there);
-/// "7.6 MB"
-std::string size_text(uint64_t bytes);
 
 /// What results take on the disk that are made: those that aren't `there`. Unknown ones count nothing.
 uint64_t bytes_to_make(const GraphDescription& described, const std::vector<bool>& there);

@@ -28,10 +28,6 @@ const Look& look_of(const std::string& output) {
     return kOther;
 }
 
-std::string use_of(const GraphNode& node) {
-    return node.item == nullptr ? node.type->name : node.item->name();
-}
-
 /// The box that a node goes to.
 std::string key_of(const GraphNode& node) {
     if (node.implied) {
@@ -90,11 +86,11 @@ Diagram diagram_of(const Graph& graph, bool collapsed) {
         const auto [found, added] = boxes.emplace(name, out.boxes.size());
         box_of[n] = found->second;
         if (added) {
-            out.boxes.push_back({name, use_of(node), node.output(), node.implied, 1});
+            out.boxes.push_back({name, node.use(), node.output(), node.implied, 1});
         } else {
             Box& box = out.boxes[found->second];
             ++box.count;
-            if (box.use != use_of(node)) box.use = "several";
+            if (box.use != node.use()) box.use = "several";
         }
     }
     for (size_t n = 0; n < graph.nodes.size(); ++n)

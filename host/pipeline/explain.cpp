@@ -27,8 +27,8 @@ std::vector<std::string> compare_data(const fs::path& then, const fs::path& now)
     try {
         const Json a = read_json(then / "dataset.json"), b = read_json(now / "dataset.json");
         std::map<std::string, std::string> before, after;
-        for (const Json& recording : a.at("recordings")) before[recording.at("id")] = recording.at("sha256");
-        for (const Json& recording : b.at("recordings")) after[recording.at("id")] = recording.at("sha256");
+        for (const Json& recording : a.at("recordings")) before[recording.at("id")] = recording.at("content");
+        for (const Json& recording : b.at("recordings")) after[recording.at("id")] = recording.at("content");
         std::vector<std::string> gone, added, changed;
         for (const auto& [id, hash] : before)
             if (!after.contains(id)) gone.push_back(id);

@@ -35,8 +35,9 @@ struct GraphNode {
     /// Where its ports and parameters stand, by pointer below the node: "/in/vectors", "/with/checkpoint".
     std::map<std::string, Where, std::less<>> places;
 
-    /// "expert[bird]" for messages about implied nodes, too.
     std::string output() const { return type->output; }
+    /// As the text has it: "fine-tune", "encoder:beats".
+    std::string use() const { return item == nullptr ? type->name : item->name(); }
 };
 
 /// A result that the pipeline names, or several.

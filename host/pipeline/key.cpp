@@ -1,9 +1,9 @@
 #include "pipeline/key.hpp"
 
+#include "base/file_hashes.hpp"
 #include "base/files.hpp"
 #include "base/schema.hpp"
 #include "base/sha256.hpp"
-#include "pipeline/file_hashes.hpp"
 #include "plugins/merger_traits.hpp"
 
 namespace biophony {

@@ -11,12 +11,9 @@ namespace biophony {
 
 namespace {
 
-/// Whether each node is planned: all, or the target and what it depends on.
-std::vector<bool> wanted(const Graph& graph, std::optional<size_t> target) {
-    std::vector<bool> out(graph.nodes.size(), !target.has_value());
-    if (!target) return out;
-    out[*target] = true;
-    for (size_t n = *target + 1; n-- > 0;)  // every node stands behind its inputs
+/// These nodes and all that they depend on.
+std::vector<bool> with_inputs(const Graph& graph, std::vector<bool> out) {
+    for (size_t n = out.size(); n-- > 0;)  // every node stands behind its inputs
         if (out[n])
             for (const auto& [port, sources] : graph.nodes[n].inputs)
                 for (const size_t source : sources) out[source] = true;
@@ -223,17 +220,25 @@ const StoreEntry* nearest_result(const std::vector<const StoreEntry*>& results, 
 namespace {
 
 /// With the data sets looked at: what can't work, what should be known, and what the nodes to run need.
-void describe_plan(Plan& plan, const Graph& graph, const Registry& registry, RunObserver& observer) {
+void describe_plan(Plan& plan, const Graph& graph, const Registry& registry, RunObserver& observer,
+                   const fs::path& store) {
     std::vector<fs::path> results(graph.nodes.size());
     std::vector<bool> there(graph.nodes.size());
     for (size_t i = 0; i < results.size(); ++i) {
         if (plan.nodes[i].result) results[i] = plan.nodes[i].result->folder;
-        there[i] = plan.nodes[i].state != PlannedNode::State::kRun;
+        there[i] = plan.nodes[i].node == nullptr || plan.nodes[i].state != PlannedNode::State::kRun;
     }
     const GraphDescription described = describe_graph(graph, registry, results);
     if (!described.problems.empty()) throw ProblemsError(described.problems);
     for (const NodeNote& note : described.notes) observer.note(graph.nodes[note.node], note.what.message);
     plan.needs = needs_text(graph, described, there);
+    plan.bytes = bytes_to_make(described, there);
+    plan.free = free_space(store);
+    if (plan.free) try {
+            require_space(plan.bytes, *plan.free, store);
+        } catch (const Error& error) {
+            plan.no_room = error.what();
+        }
     for (size_t i = 0; i < results.size(); ++i) {
         if (there[i]) continue;
         plan.nodes[i].memory = memory_text(described.nodes[i]);
@@ -248,7 +253,12 @@ Plan plan_graph(const Graph& graph, const Registry& registry, const RunOptions& 
                 std::optional<size_t> target) {
     Work work(graph, registry, options, observer);
     const Keys keys(graph, registry, options.host, options.threads);
-    const std::vector<bool> planned_ones = wanted(graph, target);
+    std::vector<bool> selected(graph.nodes.size(), false);
+    if (target)
+        selected[*target] = true;
+    else
+        selected = selected_nodes(graph, options.slice);
+    const std::vector<bool> planned_ones = with_inputs(graph, selected);
     observer.begin(graph.nodes.size());
     Plan plan;
     plan.nodes.resize(graph.nodes.size());
@@ -258,7 +268,6 @@ Plan plan_graph(const Graph& graph, const Registry& registry, const RunOptions& 
         const GraphNode& node = graph.nodes[i];
         PlannedNode& planned = plan.nodes[i];
         planned.node = &node;
-        ++plan.count;
         std::vector<std::vector<std::string>> digests;
         for (const auto& [port, sources] : node.inputs) {
             digests.emplace_back();
@@ -294,16 +303,25 @@ Plan plan_graph(const Graph& graph, const Registry& registry, const RunOptions& 
             continue;
         }
         planned.key = key_of_record(planned.record);
-        if (!options.use_cache) continue;
+        if (!options.use_cache && (selected[i] || target)) continue;
         planned.result = work.store().find(planned.key);
         if (planned.result) {
             planned.state = PlannedNode::State::kCached;
             planned.reason = "made " + planned.result->record.value("finished", std::string("?"));
             planned.seconds = planned.result->record.value("seconds", 0.0);
         } else {
-            damaged[i] = fs::exists(work.store().root() / "objects" / planned.key.substr(0, 2) / planned.key);
+            damaged[i] = fs::exists(work.store().folder_of(planned.key));
         }
     }
+    if (!target) {
+        // What lies outside of the slice is taken, not planned.
+        std::vector<bool> there(graph.nodes.size());
+        for (size_t i = 0; i < there.size(); ++i) there[i] = plan.nodes[i].result.has_value();
+        if (const auto missing = missing_for(graph, selected, there)) throw *missing;
+        for (size_t i = 0; i < there.size(); ++i)
+            if (!selected[i]) plan.nodes[i].node = nullptr;
+    }
+    for (const PlannedNode& planned : plan.nodes) plan.count += planned.node == nullptr ? 0 : 1;
     const auto runs = [](const PlannedNode& planned) {
         return planned.node != nullptr && planned.state == PlannedNode::State::kRun;
     };
@@ -319,7 +337,7 @@ Plan plan_graph(const Graph& graph, const Registry& registry, const RunOptions& 
         else
             ++plan.without_estimate;
     }
-    if (!target) describe_plan(plan, graph, registry, observer);
+    if (!target) describe_plan(plan, graph, registry, observer, work.store().root());
     return plan;
 }
 

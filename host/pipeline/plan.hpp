@@ -67,14 +67,18 @@ struct Plan {
     std::unique_ptr<StoreIndex> index;  ///< of the store as it was before; null where nothing is to run
     size_t count = 0;                   ///< of nodes planned
     size_t to_run = 0;
-    double seconds = 0;           ///< about what they take, as far as that is known
-    size_t without_estimate = 0;  ///< of the nodes to run
-    std::string needs;            ///< see needs_text()
+    double seconds = 0;            ///< about what they take, as far as that is known
+    size_t without_estimate = 0;   ///< of the nodes to run
+    std::string needs;             ///< see needs_text()
+    uint64_t bytes = 0;            ///< what the results of the nodes to run take on the disk, as far as that is known
+    std::optional<uint64_t> free;  ///< bytes at the store; none where the file system doesn't say
+    std::string no_room;           ///< where that is too little: what run would end with
 };
 
-/// Says what run_graph() would do. Data sets are looked at (their audio is read once), nothing else runs, and nothing
-/// else is written. Throws ProblemsError for what can't work. Where `target` is a node's index, only what it depends on
-/// is planned, and the store is always read.
+/// Says what run_graph() would do with the nodes of its slice. Data sets are looked at (their audio is read once),
+/// nothing else runs, and nothing else is written. Throws ProblemsError for what can't work, and Error as run_graph()
+/// does for the slice. Where `target` is a node's index, only what it depends on
+/// is planned, and the store is always read; the slice doesn't count then.
 Plan plan_graph(const Graph& graph, const Registry& registry, const RunOptions& options, RunObserver& observer,
                 std::optional<size_t> target = std::nullopt);
 

@@ -44,16 +44,13 @@ bool is_there(NodeState state) {
 std::vector<size_t> nodes_called(const Graph& graph, const std::string& name, const char* option) {
     if (const size_t node = graph.index_of(name); node < graph.nodes.size()) return {node};
     std::vector<size_t> out;
-    std::vector<std::string> names;
-    for (size_t i = 0; i < graph.nodes.size(); ++i) {
+    for (size_t i = 0; i < graph.nodes.size(); ++i)
         if (graph.nodes[i].stem == name) out.push_back(i);
-        for (const std::string& known : {graph.nodes[i].stem, graph.nodes[i].id})
-            if (std::find(names.begin(), names.end(), known) == names.end()) names.push_back(known);
-    }
-    if (out.empty())
-        throw Error(Code::kInvalid,
-                    fmt::format("{}: there is no node '{}'{}", option, name, did_you_mean(name, names)));
-    return out;
+    if (!out.empty()) return out;
+    std::set<std::string> names;
+    for (const GraphNode& node : graph.nodes) names.insert({node.stem, node.id});
+    throw Error(Code::kInvalid, fmt::format("{}: there is no node '{}'{}", option, name,
+                                            did_you_mean(name, std::vector<std::string>(names.begin(), names.end()))));
 }
 
 /// How long nodes took in the run that this directory had before.
@@ -273,8 +270,6 @@ private:
             if (selected_[i] || needed[i])
                 for (const auto& [port, sources] : graph_.nodes[i].inputs)
                     for (const size_t source : sources) needed[source] = needed[source] || !selected_[source];
-        std::vector<std::string> missing;
-        std::set<std::string> wanting;
         for (size_t i = 0; i < graph_.nodes.size(); ++i) {
             if (selected_[i]) continue;
             const GraphNode& node = graph_.nodes[i];
@@ -290,28 +285,11 @@ private:
                 outcomes_[i].state = NodeState::kTaken;
                 outcomes_[i].seconds = work.done()[i]->result.record.value("seconds", 0.0);
                 log.line(node.id, "taken", "", now());
-                continue;
             }
-            bool used = false;
-            for (const size_t user : graph_.users_of(i))
-                if (selected_[user]) {
-                    used = true;
-                    wanting.insert(graph_.nodes[user].id);
-                }
-            if (used) missing.push_back(node.id);
         }
-        if (missing.empty()) return;
-        constexpr size_t kShown = 4;
-        std::string list, options;
-        for (size_t m = 0; m < std::min(kShown, missing.size()); ++m) list += (m == 0 ? "" : ", ") + missing[m];
-        if (missing.size() > kShown) list += fmt::format(" and {} more", missing.size() - kShown);
-        // --to the users makes all that they need.
-        const std::vector<std::string> ways =
-            missing.size() > kShown ? std::vector<std::string>(wanting.begin(), wanting.end()) : missing;
-        for (size_t w = 0; w < std::min(kShown, ways.size()); ++w) options += fmt::format(" --to '{}'", ways[w]);
-        throw Error(Code::kInvalid,
-                    fmt::format("the selected nodes need results that aren't there: {}; make them first, with{}{}",
-                                list, options, ways.size() > kShown ? " …" : ""));
+        std::vector<bool> there(graph_.nodes.size());
+        for (size_t i = 0; i < there.size(); ++i) there[i] = work.done()[i].has_value();
+        if (const auto missing = missing_for(graph_, selected_, there)) throw *missing;
     }
     void look_at(size_t i, Work& work, RunLog& log) {
         const GraphNode& node = graph_.nodes[i];
@@ -339,7 +317,7 @@ private:
             const GraphNode& node = graph_.nodes[i];
             const NodeOutcome& outcome = outcomes_[i];
             Json entry = {{"id", node.id},
-                          {"use", node.item == nullptr ? node.type->name : node.item->name()},
+                          {"use", node.use()},
                           {"implied", node.implied},
                           {"seed", node.seed},
                           {"params", node.params}};
@@ -501,6 +479,35 @@ std::vector<bool> selected_nodes(const Graph& graph, const Slice& slice) {
     if (std::find(selected.begin(), selected.end(), true) == selected.end())
         throw Error(Code::kInvalid, "--from and --to: nothing lies between");
     return selected;
+}
+
+std::optional<Error> missing_for(const Graph& graph, const std::vector<bool>& selected,
+                                 const std::vector<bool>& there) {
+    std::vector<bool> is_missing(graph.nodes.size(), false);
+    std::vector<std::string> missing;
+    std::set<std::string> wanting;
+    for (size_t i = 0; i < graph.nodes.size(); ++i)
+        if (selected[i])
+            for (const auto& [port, sources] : graph.nodes[i].inputs)
+                for (const size_t source : sources)
+                    if (!selected[source] && !there[source]) {
+                        is_missing[source] = true;
+                        wanting.insert(graph.nodes[i].id);
+                    }
+    for (size_t i = 0; i < graph.nodes.size(); ++i)
+        if (is_missing[i]) missing.push_back(graph.nodes[i].id);
+    if (missing.empty()) return std::nullopt;
+    constexpr size_t kShown = 4;
+    std::string list, options;
+    for (size_t m = 0; m < std::min(kShown, missing.size()); ++m) list += (m == 0 ? "" : ", ") + missing[m];
+    if (missing.size() > kShown) list += fmt::format(" and {} more", missing.size() - kShown);
+    // --to the users makes all that they need.
+    const std::vector<std::string> ways =
+        missing.size() > kShown ? std::vector<std::string>(wanting.begin(), wanting.end()) : missing;
+    for (size_t w = 0; w < std::min(kShown, ways.size()); ++w) options += fmt::format(" --to '{}'", ways[w]);
+    return Error(Code::kInvalid,
+                 fmt::format("the selected nodes need results that aren't there: {}; make them first, with{}{}", list,
+                             options, ways.size() > kShown ? " …" : ""));
 }
 
 RunResult run_graph(const Graph& graph, const Registry& registry, const RunOptions& options, RunObserver& observer) {

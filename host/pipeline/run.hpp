@@ -3,6 +3,7 @@
 
 #include <filesystem>
 #include <functional>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -77,6 +78,9 @@ struct RunResult {
 
 /// The nodes of a slice, by index. Throws Error(kInvalid) with the nearest name for one that isn't there.
 std::vector<bool> selected_nodes(const Graph& graph, const Slice& slice);
+
+/// That the selected nodes need results of others that aren't `there`; nothing where they are.
+std::optional<Error> missing_for(const Graph& graph, const std::vector<bool>& selected, const std::vector<bool>& there);
 
 /// Makes every selected node's result that isn't there yet; ready nodes run beside each other (schedule.hpp). Writes
 /// the run directory, also when nodes fail or the run is cancelled: then with what was finished, and the error is

@@ -336,7 +336,7 @@ void Store::take_over() const {
         }
         // A process that was killed has lost nothing.
         for (const std::string& key : found.keys)
-            if (const fs::path folder = object(key); fs::exists(folder, ignored)) {
+            if (const fs::path folder = folder_of(key); fs::exists(folder, ignored)) {
                 syncing_->announce(key);
                 syncing_->add(key, folder);
             }
@@ -367,12 +367,12 @@ bool Store::settle(const std::function<bool()>& give_up) const {
     return syncing_->settle(give_up);
 }
 
-fs::path Store::object(const std::string& key) const {
+fs::path Store::folder_of(const std::string& key) const {
     return root_ / "objects" / key.substr(0, 2) / key;
 }
 
 std::optional<StoredResult> Store::find(const std::string& key) const {
-    const fs::path folder = object(key);
+    const fs::path folder = folder_of(key);
     std::error_code problem;
     if (!fs::exists(folder / "result.json", problem)) return std::nullopt;
     StoredResult result{.key = key, .folder = folder};
@@ -400,7 +400,7 @@ std::optional<StoredResult> Store::wait_for(const std::string& key, const Cancel
             std::this_thread::sleep_for(std::chrono::milliseconds(20));
         }
         // Opening a folder asks the server for it again.
-        const fs::path folder = object(key), part = folder.parent_path();
+        const fs::path folder = folder_of(key), part = folder.parent_path();
         for (const fs::path& each : {part.parent_path(), part, folder}) {
             std::error_code ignored;
             for (fs::directory_iterator at(each, ignored), end; at != end; at.increment(ignored)) {
@@ -431,7 +431,7 @@ StoredResult Store::put(const fs::path& temporary, std::string key, const Json& 
     for (const auto& entry : fs::recursive_directory_iterator(temporary))
         if (entry.is_regular_file() && ::chmod(entry.path().c_str(), 0444) != 0) throw_errno("protect", entry.path());
 
-    result.folder = object(result.key);
+    result.folder = folder_of(result.key);
     make_folders(result.folder.parent_path());
     syncing_->announce(result.key);
     try {
@@ -454,6 +454,7 @@ void Store::show(const fs::path& temporary, StoredResult& result) const {
         there && there->digest == result.digest && intact(*there)) {
         fs::remove_all(temporary, ignored);
         result = *std::move(there);
+        used(result);
         return;
     }
     const fs::path aside = root_ / "tmp" / own_name();

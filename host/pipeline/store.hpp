@@ -62,6 +62,8 @@ public:
     Store& operator=(const Store&) = delete;
 
     const fs::path& root() const { return root_; }
+    /// Where the result with this key is, or would be.
+    fs::path folder_of(const std::string& key) const;
     /// The result with this key, if its files are there with the sizes that were written.
     std::optional<StoredResult> find(const std::string& key) const;
     /// The same for a result that another machine has just made: a network's file system may show it late, so this
@@ -88,7 +90,6 @@ private:
     void take_over() const;
     /// Compares the results that appeared from then on with their hashes, and removes those that differ.
     void remove_damaged(int64_t since) const;
-    fs::path object(const std::string& key) const;
     fs::path root_;
     std::unique_ptr<Syncing> syncing_;
     std::shared_ptr<const StoreLock> in_use_;

@@ -5,8 +5,12 @@
 
 #include <algorithm>
 #include <cstdlib>
+#include <map>
+#include <mutex>
 #include <set>
+#include <tuple>
 
+#include "base/file_hashes.hpp"
 #include "base/nearest.hpp"
 #include "plugins/library.hpp"
 #include "plugins/manifest.hpp"
@@ -169,8 +173,10 @@ std::vector<const ItemInfo*> Registry::items(std::string_view kind) const {
 }
 
 const ItemInfo* Registry::find(std::string_view kind, std::string_view id) const {
-    for (const ItemInfo* item : items(kind))
-        if (item->id == id) return item;
+    for (const PluginFile& file : files_)
+        if (file.state == PluginState::kOk)
+            for (const ItemInfo& item : file.items)
+                if (item.kind == kind && item.id == id) return &item;
     return nullptr;
 }
 
@@ -210,6 +216,22 @@ const ItemInfo& Registry::require(std::string_view name) const {
 }
 
 const void* Registry::load(const ItemInfo& item) {
+    // Each stage of each node asks again; a file that nobody touched isn't read again.
+    struct Loaded {
+        FileStamp file;
+        const void* table = nullptr;
+    };
+    using Key = std::tuple<std::string, std::string, std::string, std::string>;
+    static std::mutex mutex;
+    static std::map<Key, Loaded> loaded;
+    const Key key = {item.library.string(), item.name(), item.interface_id, item.build};
+    const int64_t begin = file_clock();
+    const FileStamp stamp = FileStamp::of(item.library);
+    {
+        const std::lock_guard lock(mutex);
+        const auto found = loaded.find(key);
+        if (found != loaded.end() && !stamp.text.empty() && found->second.file == stamp) return found->second.table;
+    }
     const PluginFile file = read_library_file(item.library);
     const auto refuse = [&item](const std::string& why) {
         throw Error(Code::kPlugin, fmt::format("{}: {}", item.library.string(), why), {.plugin = item.name()});
@@ -220,7 +242,10 @@ const void* Registry::load(const ItemInfo& item) {
         }))
         refuse("the file changed since it was looked at; run again");
     try {
-        return item_table(load_library(file), item);
+        const void* table = item_table(load_library(file), item);
+        const std::lock_guard lock(mutex);
+        if (stamp.settled_at(begin)) loaded[key] = {stamp, table};
+        return table;
     } catch (const Refused& refused) {
         refuse(fmt::format("{}: {}", to_string(refused.state), refused.reason));
     }

@@ -163,7 +163,7 @@ int64_t class_of(const std::vector<std::string>& labels, const std::string& labe
     return at != labels.end() && *at == label ? at - labels.begin() : -1;
 }
 
-ClipReader::ClipReader(const ClipSet& set, const Registry& registry) : set_(set) {
+ClipReader::ClipReader(const ClipSet& set, const Registry& registry) : set_(set), compared_(set.recordings.size()) {
     for (const ClipRecording& recording : set.recordings)
         if (recording.source.uri.empty()) {
             source_ = std::make_unique<DatasetSource>(registry.require(set.item), set.params);
@@ -173,6 +173,26 @@ ClipReader::ClipReader(const ClipSet& set, const Registry& registry) : set_(set)
 ClipReader::~ClipReader() = default;
 
 std::vector<float> ClipReader::read(const Clip& clip, double rate) {
+    require_unchanged(clip.recording);
+    std::vector<float> samples = heard(clip, rate);
+    require_unchanged(clip.recording);
+    return samples;
+}
+
+void ClipReader::require_unchanged(size_t index) {
+    const ClipRecording& recording = set_.recordings.at(index);
+    if (recording.source.uri.empty()) return;
+    const int64_t begin = file_clock();
+    const FileStamp stamp = FileStamp::of(recording.source.uri);
+    if (!stamp.text.empty() && stamp == compared_[index]) return;
+    if (file_hashes().sha256(recording.source.uri) != recording.content)
+        throw Error(Code::kRunFailed,
+                    fmt::format("changed since the data set '{}' was looked at; run again", set_.group),
+                    {.file = recording.source.uri});
+    compared_[index] = stamp.settled_at(begin) ? stamp : FileStamp();
+}
+
+std::vector<float> ClipReader::heard(const Clip& clip, double rate) {
     const double limited = 2 * set_.band_limit_hz;
     if (limited <= 0 || limited == rate) return read(clip.recording, clip.start_s, clip.end_s, rate);
     const SampleSource source{.rate = limited, .frames = -1, .read = [&](int64_t first, int64_t count) {

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "audio/dataset.hpp"
+#include "base/file_hashes.hpp"
 #include "base/json.hpp"
 #include "pipeline/node_type.hpp"
 
@@ -83,13 +84,17 @@ public:
     ~ClipReader();
     /// Mono samples of the whole clip at `rate` Hz. Where the set has a band limit, the sound first goes through the
     /// rate 2 · limit: what lies above the limit is 80 dB down or more, whatever the recording's own rate, and the
-    /// last 9 % below it belong to the filter's slope.
+    /// last 9 % below it belong to the filter's slope. Throws Error(kRunFailed) where the recording's file isn't, or
+    /// is no longer, the one whose hash the set has, so that nothing is made of other sound than the keys say.
     std::vector<float> read(const Clip& clip, double rate);
 
 private:
+    std::vector<float> heard(const Clip& clip, double rate);
     std::vector<float> read(size_t recording, double start_s, double end_s, double rate);
+    void require_unchanged(size_t recording);
 
     const ClipSet& set_;
+    std::vector<FileStamp> compared_;  ///< by recording: the file's stamp when it had the hash; empty = not compared
     std::unique_ptr<DatasetSource> source_;
 };
 

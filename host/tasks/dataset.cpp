@@ -1,6 +1,4 @@
 // A data-set node: what the plugin describes → recordings that decode, clips with one label, splits without leaks.
-#include <sys/stat.h>
-
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -11,6 +9,7 @@
 #include <set>
 
 #include "audio/decode.hpp"
+#include "base/file_hashes.hpp"
 #include "base/files.hpp"
 #include "base/nearest.hpp"
 #include "base/sha256.hpp"
@@ -25,7 +24,8 @@ namespace biophony {
 
 namespace {
 
-/// What is known of audio files by path, size, time and inode, so that each is read once, not once a run.
+/// What is known of audio files by path, as long as their stamps are the same, so that each is read once, not once a
+/// run. Their hashes are known to file_hashes() from then on.
 class Inventory {
 public:
     explicit Inventory(std::string_view key) : path_(cache_folder() / "inventory" / (std::string(key) + ".json")) {
@@ -39,12 +39,13 @@ public:
     };
 
     Entry look(const std::string& file) {
-        struct stat status {};
-        if (::stat(file.c_str(), &status) != 0) return {.problem = "is missing"};
-        const Json stamp = {status.st_size, status.st_mtim.tv_sec, status.st_mtim.tv_nsec, status.st_ino};
+        const int64_t begin = file_clock();
+        const FileStamp stamp = FileStamp::of(file);
+        if (stamp.text.empty()) return {.problem = "is missing"};
         if (const auto found = known_.find(file);
-            found != known_.end() && found->is_object() && found->value("stamp", Json()) == stamp) {
+            found != known_.end() && found->is_object() && found->value("stamp", Json()) == stamp.text) {
             const Json& entry = *found;
+            file_hashes().learn(file, stamp, entry.value("sha256", ""));
             return {entry.value("sha256", ""), entry.value("problem", ""), entry.value("seconds", 0.0),
                     entry.value("rate", 0.0), entry.value("channels", 0)};
         }
@@ -54,8 +55,11 @@ public:
                     .rate = check.info.sample_rate,
                     .channels = check.info.channels};
         if (!entry.problem.empty()) return entry;  // not remembered: it may be mended, or have been a passing fault
-        entry.sha256 = sha256_file(file);
-        added_[file] = {{"stamp", stamp},           {"sha256", entry.sha256}, {"problem", entry.problem},
+        entry.sha256 = file_hashes().sha256(file);
+        if (!(FileStamp::of(file) == stamp))
+            throw Error(Code::kRunFailed, "was changed while it was being read", {.file = file});
+        if (!stamp.settled_at(begin)) return entry;  // the next change might carry the same times
+        added_[file] = {{"stamp", stamp.text},      {"sha256", entry.sha256}, {"problem", entry.problem},
                         {"seconds", entry.seconds}, {"rate", entry.rate},     {"channels", entry.channels}};
         known_[file] = added_[file];
         return entry;

@@ -51,9 +51,38 @@ class Why(unittest.TestCase):
         self.assertEqual(plan["to_run"], sum(node["state"] == "run" for node in nodes.values()))
         self.assertGreater(plan["seconds"], 0)
         text = self.folder.run("plan", "p.json", "--threads", "2").stdout
-        self.assertRegex(text, r"\nrun +expert\[frog\] +fine-tune +<1 s  threads 1 → 2; waits for base\n")
+        self.assertRegex(text, r"\nrun +expert\[frog\] +fine-tune +<1 s  threads 1 → 2; waits for base "
+                               r"\[whole model, gradients, optimiser, sound of the train clips(, about [\d.]+ [kM]B)?\]\n")
         self.assertRegex(text, r"\n43 of 45 nodes to run, about \d+ s\n +\d+  threads 1 → 2\n")
+        self.assertRegex(text, r"\n\S+ holds most in memory: .+; results take about [\d.]+ [kM]B on the disk")
+        self.assertTrue(plan["fits"])
+        self.assertGreater(plan["free_bytes"], plan["bytes"])
+        self.assertGreater(plan["bytes"], 0)
+        part = self.json("plan", "p.json", "--threads", "1", "--set", "model.strength=3", "--from", "model", "--to", "score")
+        self.assertEqual([node["id"] for node in part["nodes"]], ["model", "score"])
+        self.refused("plan", "p.json", "--only", "scor", says="--only: there is no node 'scor'; did you mean 'score'?")
+        for command in (["plan", "p.json"], ["explain", "p.json", "score"]):
+            self.refused(*command, "--out", "x", says="unknown option '--out'")
         self.refused("plan", "p.json", "--format", "jsn", says="expected text or json; did you mean 'json'?")
+
+    def test_what_programs_read_has_schemas(self):
+        options = ["--threads", "1", "--format", "json"]
+        for name, arguments in (
+            ("plan", ["plan", "p.json", *options, *LONGER, "--set", "model.strength=3"]),
+            ("plan", ["plan", "p.json", *options]),
+            ("explain", ["explain", "p.json", "score", *options, *LONGER, "--set", "clips.recordings=6"]),
+            ("explain", ["explain", "p.json", "expert[frog]", *options]),
+            ("graph", ["graph", "p.json", "--format", "json"]),
+            ("run", ["run", "p.json", *options, "--out", "one"]),
+        ):
+            text = self.folder.run(*arguments).stdout
+            file = self.folder.write("told.json", text)
+            checked = self.folder.run("schema", name, "--check", file)
+            self.assertEqual(checked.returncode, 0, checked.stderr + text)
+        told = json.loads(text)
+        self.assertEqual((told["state"], told["nodes"], told["made"] + told["cached"]), ("finished", 45, 45))
+        self.assertEqual(told["reports"], [told["out"] + "/nodes/table/table.txt"])
+        self.assertTrue(os.path.samefile(told["out"], self.folder.path / "one"))
 
     def test_a_planned_key_is_the_run_s(self):
         keys = {node["id"]: node["key"] for node in self.json("plan", "p.json", "--threads", "1")["nodes"]}

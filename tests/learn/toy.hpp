@@ -13,6 +13,7 @@
 #include <stdexcept>
 
 #include "base/random.hpp"
+#include "base/sha256.hpp"
 #include "learn/windows.hpp"
 
 namespace biophony::test {
@@ -98,9 +99,10 @@ public:
         std::ofstream out(path, std::ios::binary);
         out << header;
         out.write(reinterpret_cast<const char*>(samples.data()), bytes);
+        out.close();
         ClipRecording recording{.id = path.filename().string(),
                                 .unit = path.filename().string(),
-                                .content = path.filename().string(),
+                                .content = sha256_file(path),
                                 .index = sets[0].recordings.size(),
                                 .source = {}};
         recording.source.uri = path.string();

@@ -85,6 +85,14 @@ TEST_CASE("a use is noted in the time of result.json, and not each time") {
     CHECK(folder.entry("aa11").used == now - 600);
 }
 
+TEST_CASE("what is made once more was used") {
+    Folder folder;
+    folder.put("aa11", "x");
+    folder.used_at("aa11", 1000);
+    folder.put("aa11", "x");
+    CHECK(folder.entry("aa11").used > std::time(nullptr) - 60);
+}
+
 TEST_CASE("every kind of fault is told") {
     Folder folder;
     for (const char* key : {"aa01", "aa02", "aa03", "aa04", "aa05", "aa06"}) folder.put(key, "text");

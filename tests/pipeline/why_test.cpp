@@ -4,6 +4,7 @@
 
 #include "base/files.hpp"
 #include "fake_types.hpp"
+#include "pipeline/describe.hpp"
 #include "pipeline/explain.hpp"
 #include "pipeline/plan.hpp"
 #include "pipeline/run.hpp"
@@ -49,7 +50,7 @@ void look_at(TaskContext& context) {
     std::sort(files.begin(), files.end());
     Json recordings = Json::array();
     for (const fs::path& file : files)
-        recordings.push_back({{"id", file.filename().string()}, {"sha256", read_file(file)}});
+        recordings.push_back({{"id", file.filename().string()}, {"content", read_file(file)}});
     std::ofstream(context.out / "dataset.json") << Json{{"recordings", recordings}, {"clips", Json::array()}}.dump();
     context.headline = fmt::format("{} recordings", files.size());
 }
@@ -68,6 +69,7 @@ struct World {
         "merged":        {"use": "compose", "in": {"base": "base", "vectors": ["vector[*]"]}, "with": {"stages": [{"use": "merger:average"}]}},
         "model":         {"use": "head", "in": {"encoder": "merged", "data": ["clips[*]"]}, "with": {"strength": 1}},
         "score":         {"use": "evaluate", "in": {"model": "model", "data": ["clips[*]"]}}}})");
+    std::function<void(Describing&)> describe_head;
     RunOptions options;
     Quiet quiet;
     Cancel cancel;
@@ -98,6 +100,7 @@ struct World {
         for (NodeType type : shapes.all()) {
             type.sources = type.name == "fine-tune" ? sources_of_fine_tune : "sources 1";
             type.run = type.name == "dataset" ? look_at : write_down;
+            if (type.name == "head") type.describe = describe_head;
             types.add(type);
         }
     }
@@ -185,6 +188,53 @@ TEST_CASE("after a run everything is there, and planning writes nothing more") {
     world.with("expert[taxon]")["epochs"] = 9;
     CHECK(world.plan().to_run == 7);
     CHECK(files_below(world.options.store / "objects") == before);
+}
+
+TEST_CASE("a plan tells what nodes hold in memory, what they take on the disk, and when that is full") {
+    World world;
+    uint64_t bytes = 4'200'000;
+    world.describe_head = [&](Describing& describing) {
+        describing.out.holds = "features of one group";
+        describing.out.memory_bytes = 1'250'000'000;
+        describing.out.bytes = bytes;
+    };
+    world.use_types("sources 1");
+    const Plan plan = world.plan();
+    CHECK(world.of(plan, "model").memory == "features of one group, about 1.2 GB");
+    CHECK(world.of(plan, "model").memory_bytes == 1'250'000'000);
+    CHECK(world.of(plan, "model").bytes == 4'200'000);
+    CHECK(world.of(plan, "score").memory.empty());
+    CHECK(plan.needs ==
+          "model holds most in memory: features of one group, about 1.2 GB; results take about 4.2 MB on the disk");
+    CHECK(plan.bytes == 4'200'000);
+    CHECK(plan.free.value_or(0) > 0);
+    CHECK(plan.no_room.empty());
+    bytes = uint64_t{1} << 60;
+    CHECK_THAT(world.plan().no_room, Catch::Contains("expected at least 1175979.9 TB for the results"));
+    CHECK_THROWS_WITH(world.run(), Catch::Contains("expected at least 1175979.9 TB for the results"));
+    bytes = 4'200'000;
+    world.run();
+    CHECK(world.plan().bytes == 0);
+    CHECK(world.plan().needs.empty());
+}
+
+TEST_CASE("a part of a pipeline is planned as it would run") {
+    World world;
+    world.options.slice.only = {"merged"};
+    CHECK_THROWS_WITH(world.plan(),
+                      Catch::Contains("need results that aren't there: base, vector[bird], vector[frog]"));
+    world.options.slice = {.to = {"vector"}, .from = {}, .only = {}};
+    const Plan part = world.plan();
+    CHECK(part.count == 7);
+    CHECK(part.to_run == 5);
+    CHECK(part.nodes.at(world.graph.index_of("merged")).node == nullptr);
+    CHECK(world.run().made == 7);
+    world.options.slice = {.to = {}, .from = {}, .only = {"merged"}};
+    world.options.use_cache = false;  // of the part alone
+    const Plan one = world.plan();
+    CHECK(one.count == 1);
+    CHECK(one.to_run == 1);
+    CHECK_FALSE(world.of(one, "merged").key.empty());
 }
 
 TEST_CASE("a reason says what changed since the nearest earlier result") {

@@ -254,3 +254,27 @@ TEST_CASE("noise of several rates has one spectrum below a band limit") {
     CHECK(apart(open) > 0.1);
     CHECK(apart(limited) < 2e-3);
 }
+
+TEST_CASE("a recording that changed since it was looked at is not read") {
+    const TempFolder folder;
+    auto sound = [&](double hz) {
+        write_sound(folder / "a.wav", SF_FORMAT_WAV | SF_FORMAT_PCM_16, 8000, 1, 8000,
+                    [&](int64_t n, int) { return static_cast<float>(std::sin(hz * static_cast<double>(n))); });
+    };
+    sound(0.1);
+    write_text(folder / "clips.csv", "path,label,start_s,end_s\na.wav,a,0,0.5\na.wav,b,0.5,1\n");
+    const Made made = make_set(folder, Json::object());
+    const auto time = fs::last_write_time(folder / "a.wav");
+    ClipReader before(made.set, plugins());
+    CHECK(before.read(made.set.clips.at(0), 8000).size() == 4000);
+    sound(0.2);
+    fs::last_write_time(folder / "a.wav", time);  // size and time are as they were
+    ClipReader after(made.set, plugins());
+    for (ClipReader* reader : {&before, &after})
+        CHECK_THROWS_WITH(reader->read(made.set.clips.at(1), 8000),
+                          Contains("a.wav") && Contains("changed since the data set 'bird,0' was looked at"));
+    const Made again = make_set(folder, Json::object());
+    CHECK(again.set.recordings.at(0).content != made.set.recordings.at(0).content);
+    sound(0.1);
+    CHECK(after.read(made.set.clips.at(1), 8000).size() == 4000);  // another file, of the same bytes
+}

@@ -384,9 +384,6 @@ TEST_CASE("what doesn't fit on the disk is refused, with what is free and what i
         "/store: found 5.0 GB free, expected at least 5.1 GB for the results that are not there yet; make "
         "room, or choose another --store");
     CHECK(free_space("/tmp/no/such/folder/yet") == free_space("/tmp"));
-    CHECK(size_text(999) == "999 bytes");
-    CHECK(size_text(7'642'816) == "7.6 MB");
-    CHECK(size_text(999'970'000) == "1.0 GB");
 }
 
 TEST_CASE("data sets come first, and what is made of them next") {

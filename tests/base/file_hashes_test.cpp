@@ -1,4 +1,4 @@
-#include "pipeline/file_hashes.hpp"
+#include "base/file_hashes.hpp"
 
 #include <catch2/catch.hpp>
 #include <cstdlib>
