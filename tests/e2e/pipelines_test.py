@@ -229,7 +229,7 @@ class Case:
         def checked_before():
             """check and plan say nothing else because they have been asked before, and leave the run as it is."""
             for command in ("check", "plan", "check"):
-                result = self.run(folder, command, *([] if command == "check" else ["--out", str(folder.path / "run"), "--threads", "1"]))
+                result = self.run(folder, command, *(["--threads", "1"] if command == "plan" else []))
                 require(result.returncode == 0, f"{command} after the run: status {result.returncode}\n{result.stderr}")
             run("checked", "--threads", "1", cached=True)
 
