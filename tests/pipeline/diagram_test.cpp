@@ -10,7 +10,7 @@ using namespace biophony;
 namespace {
 
 Graph graph_of(const char* bird = "bird") {
-    const NodeTypes* types = new NodeTypes(fake::types());  // the graph points into it
+    static const NodeTypes types = fake::types();  // the graph points into it
     static const Registry registry = fake::registry();
     std::vector<Diagnostic> problems;
     Json pipeline = Json::parse(R"({"biophony": 1, "name": "a \"name\"", "axes": {"taxon": ["bird", "frog"]}, "nodes": {
@@ -21,7 +21,7 @@ Graph graph_of(const char* bird = "bird") {
         "score":         {"use": "evaluate", "in": {"model": "model", "data": ["clips[*]"]}},
         "table":         {"use": "table", "in": {"scores": ["score"], "base": "base"}}}})");
     pipeline["axes"]["taxon"][0] = bird;
-    Graph graph = make_graph(pipeline.dump(), "/p.json", {}, *types, registry, problems);
+    Graph graph = make_graph(pipeline.dump(), "/p.json", {}, types, registry, problems);
     for (const Diagnostic& problem : problems) UNSCOPED_INFO(problem.text());
     REQUIRE(problems.empty());
     return graph;
