@@ -199,7 +199,7 @@ def full(calm, rough, options):
                 rough.clear()
                 status, error = rough.run(LD_PRELOAD=str(FAULTS), BIOPHONY_FAIL_UNDER=str(rough.place) + "/",
                                           BIOPHONY_DISK_BYTES=str(room))
-            problem = one_error(status, error, ["No space left", "are free"]) or rough.problem()
+            problem = one_error(status, error, ["No space left", "are free", "free, expected at least"]) or rough.problem()
             if not problem and mounted:
                 subprocess.run(["mount", "-o", f"remount,size={4 * size}", str(rough.place)], check=True)
             problem = problem or ends_well(calm, rough)
