@@ -35,10 +35,6 @@ Json json_of(const std::vector<StoreEntry>& entries) {
     return out;
 }
 
-void print_json(const Json& value) {
-    fmt::print("{}\n", value.dump(1, ' ', false, Json::error_handler_t::replace));
-}
-
 std::string node_of(const StoreEntry& entry) {
     return entry.record.is_null() ? "(damaged)" : entry.text("node");
 }

@@ -26,7 +26,7 @@ int check_command(const std::vector<std::string>& arguments) {
         if (wants_json(values)) {
             Json report = check_report({}, notes, values);
             report["nodes"] = graph.nodes.size();
-            fmt::print("{}\n", report.dump(2, ' ', false, Json::error_handler_t::replace));
+            print_json(report, 2);
             return 0;
         }
         for (const NodeNote& note : notes) fmt::print("note: {}\n", note.what.text());

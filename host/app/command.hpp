@@ -81,6 +81,9 @@ void require_other_file(const char* option, const std::filesystem::path& out, co
 Json json_of(const ItemInfo& item);
 Json json_of(const PluginFile& file);
 
+/// One JSON value to standard output; what is no UTF-8 is replaced. `indent` −1 = on one line.
+void print_json(const Json& value, int indent = 1);
+
 /// What a checkpoint has: container, tensors, configuration, labels, and what is left aside.
 void print_checkpoint(const Checkpoint& checkpoint);
 

@@ -122,32 +122,29 @@ bool parse_pipeline(const std::vector<std::string>& arguments, const char* usage
     return parse(arguments, usage, summary, described, positional, values);
 }
 
+namespace {
+
+/// A file that the command line names: what is wrong with it is the command line's fault.
+std::string read_named_file(const std::string& file) try { return read_file(file); } catch (const Error& error) {
+    throw Error(Code::kInvalid, error.message(), error.where());
+}
+
+}  // namespace
+
 Graph load_pipeline(const options::variables_map& values, const Registry& registry, int& status,
                     std::vector<NodeNote>* notes) {
     Overrides overrides;
     overrides.working_folder = fs::current_path();
     std::vector<Diagnostic> problems;
     if (values.count("params") > 0)
-        for (const std::string& file : values["params"].as<std::vector<std::string>>()) {
-            std::string text;
-            try {
-                text = read_file(file);
-            } catch (const Error& error) {
-                throw Error(Code::kInvalid, error.message(), error.where());
-            }
-            overrides.params_files.push_back(JsonText::parse(std::move(text), file, problems));
-        }
+        for (const std::string& file : values["params"].as<std::vector<std::string>>())
+            overrides.params_files.push_back(JsonText::parse(read_named_file(file), file, problems));
     if (values.count("set") > 0)
         for (const std::string& text : values["set"].as<std::vector<std::string>>())
             overrides.set.push_back(parse_set(text));
 
     const std::string file = values["_file"].as<std::string>();
-    std::string text;
-    try {
-        text = read_file(file);
-    } catch (const Error& error) {
-        throw Error(Code::kInvalid, error.message(), error.where());
-    }
+    std::string text = read_named_file(file);
     Graph graph;
     if (problems.empty()) graph = make_graph(std::move(text), file, overrides, node_types(), registry, problems);
     if (problems.empty()) {
@@ -162,6 +159,10 @@ Graph load_pipeline(const options::variables_map& values, const Registry& regist
         status = static_cast<int>(code_of(problems));
     }
     return graph;
+}
+
+void print_json(const Json& value, int indent) {
+    fmt::print("{}\n", value.dump(indent, ' ', false, Json::error_handler_t::replace));
 }
 
 void add_format_option(options::options_description& described) {
@@ -256,9 +257,7 @@ Json check_report(const std::vector<Diagnostic>& problems, const std::vector<Nod
 }
 
 void print_problems(const std::vector<Diagnostic>& problems, const options::variables_map& values) {
-    if (wants_json(values))
-        return fmt::print("{}\n",
-                          check_report(problems, {}, values).dump(2, ' ', false, Json::error_handler_t::replace));
+    if (wants_json(values)) return print_json(check_report(problems, {}, values), 2);
     constexpr size_t kMostShown = 100;
     for (size_t i = 0; i < std::min(problems.size(), kMostShown); ++i) fmt::print(stderr, "{}\n", problems[i].text());
     if (problems.size() > kMostShown) fmt::print(stderr, "… and {} more\n", problems.size() - kMostShown);

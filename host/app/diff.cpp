@@ -108,7 +108,7 @@ int diff_command(const std::vector<std::string>& arguments) {
     const RunDifference difference = compare_runs(first, second);
     const int status = values.count("exit-code") > 0 && !difference.empty() ? 1 : 0;
     if (json) {
-        fmt::print("{}\n", json_of(difference, first, second).dump(1, ' ', false, Json::error_handler_t::replace));
+        print_json(json_of(difference, first, second));
         return status;
     }
     if (!difference.plugins.empty()) fmt::print("Plugins\n");

@@ -220,7 +220,7 @@ int explain_command(const std::vector<std::string>& arguments) {
     console.clear();
     const Explanation explanation = explain_node(graph, plan, node);
     if (format == "json")
-        fmt::print("{}\n", json_of(explanation, graph).dump(1, ' ', false, Json::error_handler_t::replace));
+        print_json(json_of(explanation, graph));
     else
         print(explanation, graph);
     return 0;

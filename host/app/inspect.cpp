@@ -133,7 +133,7 @@ bool is_library(const fs::path& file) {
 int inspect_checkpoint(const fs::path& file, const std::string& key, bool json) {
     const Checkpoint checkpoint = Checkpoint::open(file, key);
     if (json) {
-        fmt::print("{}\n", json_of(checkpoint).dump(2, ' ', false, Json::error_handler_t::replace));
+        print_json(json_of(checkpoint), 2);
         return 0;
     }
     print_checkpoint(checkpoint);
@@ -174,7 +174,7 @@ int inspect_command(const std::vector<std::string>& arguments) {
         no_checkpoint();
         const PluginFile file = Registry::look_at(fs::absolute(what));
         if (json) {
-            fmt::print("{}\n", json_of(file).dump(2, ' ', false, Json::error_handler_t::replace));
+            print_json(json_of(file), 2);
             return file.state == PluginState::kOk ? 0 : static_cast<int>(Code::kPlugin);
         }
         fmt::print("{}: {}{}\n", file.path.string(), to_string(file.state),
@@ -189,7 +189,7 @@ int inspect_command(const std::vector<std::string>& arguments) {
     if (const NodeType* type = node_types().find(what)) {
         no_checkpoint();
         if (json)
-            fmt::print("{}\n", json_of(*type).dump(2, ' ', false, Json::error_handler_t::replace));
+            print_json(json_of(*type), 2);
         else
             print_node_type(*type);
         return 0;
@@ -213,7 +213,7 @@ int inspect_command(const std::vector<std::string>& arguments) {
     no_checkpoint();
     const ItemInfo& item = registry.require(name);
     if (json)
-        fmt::print("{}\n", json_of(item).dump(2, ' ', false, Json::error_handler_t::replace));
+        print_json(json_of(item), 2);
     else
         print_item(item);
     return 0;

@@ -15,11 +15,6 @@ void print_records(const Plan& plan, const Graph& graph, const std::string& file
     for (const PlannedNode& planned : plan.nodes) {
         if (planned.node == nullptr) continue;
         const GraphNode& node = *planned.node;
-        Json inputs = Json::object();
-        for (const auto& [port, sources] : node.inputs) {
-            inputs[port] = Json::array();
-            for (const size_t source : sources) inputs[port].push_back(graph.nodes[source].id);
-        }
         Json waits = Json::array();
         for (const size_t source : planned.waits) waits.push_back(graph.nodes[source].id);
         nodes.push_back({{"id", node.id},
@@ -28,7 +23,7 @@ void print_records(const Plan& plan, const Graph& graph, const std::string& file
                          {"reason", planned.reason},
                          {"key", planned.key.empty() ? Json(nullptr) : Json(planned.key)},
                          {"folder", planned.result ? Json(planned.result->folder.string()) : Json(nullptr)},
-                         {"inputs", inputs},
+                         {"inputs", graph.input_ids(node)},
                          {"waits", waits},
                          {"implied", node.implied},
                          {"seconds", planned.seconds ? Json(*planned.seconds) : Json(nullptr)},
@@ -45,7 +40,7 @@ void print_records(const Plan& plan, const Graph& graph, const std::string& file
                       {"bytes", plan.bytes},
                       {"free_bytes", plan.free ? Json(*plan.free) : Json(nullptr)},
                       {"fits", plan.no_room.empty()}};
-    fmt::print("{}\n", out.dump(1, ' ', false, Json::error_handler_t::replace));
+    print_json(out);
 }
 
 /// The nodes' own reasons, those of the most nodes first; what waits for others and has none follows from them.

@@ -36,8 +36,7 @@ int plugins_command(const std::vector<std::string>& arguments) {
         Json files = Json::array(), folders = Json::array();
         for (const PluginFile& file : registry.files()) files.push_back(json_of(file));
         for (const fs::path& folder : registry.folders()) folders.push_back(folder.string());
-        fmt::print("{}\n", Json{{"libraries", files}, {"folders", folders}}.dump(2, ' ', false,
-                                                                                 Json::error_handler_t::replace));
+        print_json(Json{{"libraries", files}, {"folders", folders}}, 2);
         return 0;
     }
     size_t width = 10;

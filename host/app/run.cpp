@@ -58,7 +58,7 @@ void print_result(const RunResult& result, const Graph& graph, const fs::path& o
                        {"out", out.string()},
                        {"outputs", outputs},
                        {"reports", reports}};
-    fmt::print("{}\n", told.dump(1, ' ', false, Json::error_handler_t::replace));
+    print_json(told);
 }
 
 }  // namespace

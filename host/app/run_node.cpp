@@ -75,7 +75,7 @@ int run_node_command(const std::vector<std::string>& arguments) {
                        {"digest", done->result.digest},
                        {"state", done->cached ? "cached" : "made"},
                        {"seconds", done->cached ? done->result.record.value("seconds", 0.0) : since(begin)}};
-    fmt::print("{}\n", told.dump(-1, ' ', false, Json::error_handler_t::replace));
+    print_json(told, -1);
     return done->skipped.empty() ? 0 : kSkippedFilesStatus;
 }
 

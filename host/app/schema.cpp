@@ -60,7 +60,7 @@ int schema_command(const std::vector<std::string>& arguments) {
     if (schema.is_null())
         throw Error(Code::kInvalid, fmt::format("there is no schema '{}'{}", name, did_you_mean(name, names)));
     if (values.count("check") == 0) {
-        fmt::print("{}\n", schema.dump(2));
+        print_json(schema, 2);
         return 0;
     }
     size_t bad = 0;

@@ -15,8 +15,7 @@ namespace biophony {
 
 namespace {
 
-constexpr int64_t kYoung = 2'000'000'000;  // nanoseconds; times of files may be as coarse as a second
-constexpr int64_t kLarge = 1 << 20;        // bytes; smaller files are read as quickly as a note about them
+constexpr int64_t kLarge = 1 << 20;  // bytes; smaller files are read as quickly as a note about them
 
 int64_t nanoseconds(const timespec& time) {
     return int64_t{time.tv_sec} * 1'000'000'000 + time.tv_nsec;
@@ -57,7 +56,7 @@ FileStamp FileStamp::of(const fs::path& path) {
 }
 
 bool FileStamp::settled_at(int64_t time) const {
-    return !text.empty() && time - newest >= kYoung;
+    return !text.empty() && time - newest >= kFileSettles;
 }
 
 int64_t file_clock() {

@@ -9,6 +9,9 @@
 
 namespace biophony {
 
+/// Nanoseconds after which the next change of a file is told by its times: they may be as coarse as a second.
+inline constexpr int64_t kFileSettles = 2'000'000'000;
+
 /// What a file looks like from outside. Equal stamps of a settled file mean that nobody wrote to it, also where size
 /// and modification time were put back: no program sets the time of the last change.
 struct FileStamp {

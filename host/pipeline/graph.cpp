@@ -28,6 +28,23 @@ std::vector<size_t> Graph::users_of(size_t n) const {
     return out;
 }
 
+std::vector<bool> Graph::with_inputs(std::vector<bool> out) const {
+    for (size_t n = out.size(); n-- > 0;)  // every node stands behind its inputs
+        if (out[n])
+            for (const auto& [port, sources] : nodes[n].inputs)
+                for (const size_t source : sources) out[source] = true;
+    return out;
+}
+
+Json Graph::input_ids(const GraphNode& node) const {
+    Json out = Json::object();
+    for (const auto& [port, sources] : node.inputs) {
+        out[port] = Json::array();
+        for (const size_t source : sources) out[port].push_back(nodes[source].id);
+    }
+    return out;
+}
+
 std::pair<std::string, Json> parse_set(std::string_view text) {
     try {
         (void)Json(text).dump();

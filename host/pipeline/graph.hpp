@@ -58,6 +58,10 @@ struct Graph {
     size_t index_of(std::string_view id) const;  ///< nodes.size() where there is none
     /// The nodes that use node `n`'s result.
     std::vector<size_t> users_of(size_t n) const;
+    /// These nodes and all that they depend on.
+    std::vector<bool> with_inputs(std::vector<bool> nodes) const;
+    /// Port → ids of the nodes that feed it, in order: for files that tell of a node.
+    Json input_ids(const GraphNode& node) const;
 };
 
 /// What the command line changes.

@@ -11,15 +11,6 @@ namespace biophony {
 
 namespace {
 
-/// These nodes and all that they depend on.
-std::vector<bool> with_inputs(const Graph& graph, std::vector<bool> out) {
-    for (size_t n = out.size(); n-- > 0;)  // every node stands behind its inputs
-        if (out[n])
-            for (const auto& [port, sources] : graph.nodes[n].inputs)
-                for (const size_t source : sources) out[source] = true;
-    return out;
-}
-
 /// The digests of a port's sources in an earlier record.
 std::vector<std::string> digests_then(const Json& record, const std::string& port) {
     std::vector<std::string> out;
@@ -252,13 +243,12 @@ void describe_plan(Plan& plan, const Graph& graph, const Registry& registry, Run
 Plan plan_graph(const Graph& graph, const Registry& registry, const RunOptions& options, RunObserver& observer,
                 std::optional<size_t> target) {
     Work work(graph, registry, options, observer);
-    const Keys keys(graph, registry, options.host, options.threads);
     std::vector<bool> selected(graph.nodes.size(), false);
     if (target)
         selected[*target] = true;
     else
         selected = selected_nodes(graph, options.slice);
-    const std::vector<bool> planned_ones = with_inputs(graph, selected);
+    const std::vector<bool> planned_ones = graph.with_inputs(selected);
     observer.begin(graph.nodes.size());
     Plan plan;
     plan.nodes.resize(graph.nodes.size());
@@ -280,10 +270,10 @@ Plan plan_graph(const Graph& graph, const Registry& registry, const RunOptions& 
             planned.digests[port] = digests.back();
         }
         if (!planned.waits.empty()) {
-            planned.record = keys.record_without_inputs(i);
+            planned.record = work.keys().record_without_inputs(i);
             continue;
         }
-        planned.record = keys.record(i, digests);
+        planned.record = work.keys().record(i, digests);
         if (node.type->volatile_source) {
             for (const auto& [port, sources] : node.inputs)
                 for (const size_t source : sources)

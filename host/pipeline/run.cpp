@@ -4,10 +4,7 @@
 #include <sys/utsname.h>
 
 #include <algorithm>
-#include <condition_variable>
-#include <mutex>
 #include <set>
-#include <thread>
 
 #include "base/csv.hpp"
 #include "base/files.hpp"
@@ -16,6 +13,7 @@
 #include "pipeline/run_directory.hpp"
 #include "pipeline/schedule.hpp"
 #include "pipeline/times.hpp"
+#include "pipeline/watchdog.hpp"
 #include "pipeline/work.hpp"
 
 namespace biophony {
@@ -84,51 +82,6 @@ std::optional<Error> failure_of(const std::vector<NodeOutcome>& outcomes, bool c
     return Error(cancelled ? Code::kCancelled : errors.front()->code(), text);
 }
 
-/// Sees to it that a cancelled run comes to its end in time, whatever its threads are doing.
-class Watchdog {
-public:
-    explicit Watchdog(const RunOptions& options) : options_(options) {
-        if (options.cancel != nullptr && options.abandon) thread_ = std::thread([this] { watch(); });
-    }
-    ~Watchdog() { stop(); }
-    Watchdog(const Watchdog&) = delete;
-    Watchdog& operator=(const Watchdog&) = delete;
-
-    /// Whether the time is over that work has after a cancel.
-    bool is_over() const {
-        const std::lock_guard lock(mutex_);
-        return asked_ && since(*asked_) > kCancelSeconds;
-    }
-    void stop() {
-        {
-            const std::lock_guard lock(mutex_);
-            end_ = true;
-        }
-        wake_.notify_all();
-        if (thread_.joinable()) thread_.join();
-    }
-
-private:
-    void watch() {
-        constexpr double kForTheManifest = 0.35;  // seconds
-        std::unique_lock lock(mutex_);
-        while (!wake_.wait_for(lock, std::chrono::milliseconds(20), [this] { return end_; })) {
-            if (!asked_ && options_.cancel->requested()) asked_ = Clock::now();
-            if (!asked_ || since(*asked_) < kCancelSeconds + kForTheManifest) continue;
-            lock.unlock();
-            options_.abandon(Error(Code::kCancelled, "cancelled"));
-            return;
-        }
-    }
-
-    const RunOptions& options_;
-    mutable std::mutex mutex_;
-    std::condition_variable wake_;
-    std::optional<Clock::time_point> asked_;
-    bool end_ = false;
-    std::thread thread_;
-};
-
 /// A run with its directory.
 class Run {
 public:
@@ -145,7 +98,9 @@ public:
     }
 
     RunResult run() {
-        Watchdog watchdog(options_);
+        // The manifest of a cancelled run takes a moment, too.
+        constexpr double kForTheManifest = 0.35;  // seconds
+        Watchdog watchdog(options_, kCancelSeconds + kForTheManifest, Error(Code::kCancelled, "cancelled"));
         Work work(graph_, registry_, options_, observer_);
         RunLog log;
         observer_.begin(static_cast<size_t>(std::count(selected_.begin(), selected_.end(), true)));
@@ -174,7 +129,7 @@ public:
         if (!failure_) failure_ = failure_of(outcomes_, cancelled);
         bool settled = true;
         try {
-            settled = work.store().settle([&] { return watchdog.is_over(); });
+            settled = work.store().settle([&] { return watchdog.asked_for() > kCancelSeconds; });
         } catch (const Error& error) {
             // A result that couldn't be synced was taken away from those that read it: theirs are no failures of
             // their own. The manifest has them.
@@ -265,11 +220,7 @@ private:
     /// Takes what the slice needs of the nodes outside of it, and of the others what is there anyway.
     void take_outside(Work& work, RunLog& log) {
         if (options_.slice.empty()) return;
-        std::vector<bool> needed(graph_.nodes.size(), false);
-        for (size_t i = graph_.nodes.size(); i-- > 0;)
-            if (selected_[i] || needed[i])
-                for (const auto& [port, sources] : graph_.nodes[i].inputs)
-                    for (const size_t source : sources) needed[source] = needed[source] || !selected_[source];
+        const std::vector<bool> needed = graph_.with_inputs(selected_);
         for (size_t i = 0; i < graph_.nodes.size(); ++i) {
             if (selected_[i]) continue;
             const GraphNode& node = graph_.nodes[i];
@@ -321,12 +272,7 @@ private:
                           {"implied", node.implied},
                           {"seed", node.seed},
                           {"params", node.params}};
-            Json inputs = Json::object();
-            for (const auto& [port, sources] : node.inputs) {
-                inputs[port] = Json::array();
-                for (const size_t source : sources) inputs[port].push_back(graph_.nodes[source].id);
-            }
-            entry["in"] = inputs;
+            entry["in"] = graph_.input_ids(node);
             // Others' results: work on them may go on.
             const Done* done = is_there(outcome.state) ? &*work.done()[i] : nullptr;
             entry["state"] = name_of(outcome.state, done != nullptr && done->cached);
@@ -465,12 +411,8 @@ std::vector<bool> selected_nodes(const Graph& graph, const Slice& slice) {
         for (const size_t node : nodes_called(graph, name, "--from")) from[node] = true;
     for (const std::string& name : slice.only)
         for (const size_t node : nodes_called(graph, name, "--only")) only[node] = true;
-    // Every node stands behind its inputs.
-    for (size_t i = count; i-- > 0;)
-        if (to[i])
-            for (const auto& [port, sources] : graph.nodes[i].inputs)
-                for (const size_t source : sources) to[source] = true;
-    for (size_t i = 0; i < count; ++i)
+    to = graph.with_inputs(std::move(to));
+    for (size_t i = 0; i < count; ++i)  // every node stands behind its inputs
         for (const auto& [port, sources] : graph.nodes[i].inputs)
             for (const size_t source : sources) from[i] = from[i] || from[source];
     const bool between = !slice.to.empty() || !slice.from.empty();

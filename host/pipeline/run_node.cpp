@@ -3,14 +3,12 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <condition_variable>
 #include <mutex>
 #include <set>
-#include <thread>
 
 #include "base/nearest.hpp"
 #include "pipeline/schedule.hpp"
-#include "pipeline/times.hpp"
+#include "pipeline/watchdog.hpp"
 
 namespace biophony {
 
@@ -97,35 +95,9 @@ private:
 
 Done run_node(const Graph& graph, const Registry& registry, const RunOptions& options, size_t index,
               const std::map<std::string, std::string>& given, RunObserver& observer) {
-    // In a thread of its own, so that this one can leave where work doesn't heed a cancel.
-    std::mutex mutex;
-    std::condition_variable ended;
-    std::exception_ptr failure;
-    std::optional<Done> done;
-    bool over = false;
-    std::thread thread([&] {
-        try {
-            done = OneNode(graph, registry, options, given, observer).run(index, options.use_cache);
-        } catch (...) {
-            failure = std::current_exception();
-        }
-        const std::lock_guard lock(mutex);
-        over = true;
-        ended.notify_all();
-    });
-    {
-        std::optional<Clock::time_point> asked;
-        std::unique_lock lock(mutex);
-        while (!ended.wait_for(lock, std::chrono::milliseconds(50), [&] { return over; })) {
-            if (options.cancel == nullptr || !options.cancel->requested()) continue;
-            if (!asked) asked = Clock::now();
-            if (since(*asked) > kCancelSeconds && options.abandon)
-                options.abandon(Error(Code::kCancelled, "cancelled", {.node = graph.nodes[index].id}));
-        }
-    }
-    thread.join();
-    if (failure) std::rethrow_exception(failure);
-    return *std::move(done);
+    const Watchdog watchdog(options, kCancelSeconds,
+                            Error(Code::kCancelled, "cancelled", {.node = graph.nodes[index].id}));
+    return OneNode(graph, registry, options, given, observer).run(index, options.use_cache);
 }
 
 }  // namespace biophony

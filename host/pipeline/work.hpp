@@ -35,6 +35,7 @@ public:
 
     const Store& store() const { return store_; }
     Executor& executor() { return *executor_; }
+    const Keys& keys() const { return keys_; }
     const std::vector<std::optional<Done>>& done() const { return done_; }
 
     /// The key of node i, if all of its inputs are done.

@@ -4,6 +4,7 @@
 
 #include <utility>
 
+#include "base/file_hashes.hpp"
 #include "base/files.hpp"
 #include "base/json.hpp"
 #include "weights/task_vector.hpp"
@@ -11,8 +12,6 @@
 namespace biophony {
 
 namespace {
-
-constexpr int64_t kYoung = 2'000'000'000;  // nanoseconds; times of files may be as coarse as a second
 
 Json record_of(const SafetensorsFile::Identity& identity) {
     return {{"version", 1},          {"device", identity.device},   {"inode", identity.inode},
@@ -29,7 +28,7 @@ fs::path path_of(const char* folder, const std::string& name) {
 }
 
 bool old_enough(const SafetensorsFile& file) {
-    return file.opened_at() - file.opened().changed >= kYoung;
+    return file.opened_at() - file.opened().changed >= kFileSettles;
 }
 
 /// The object "tensors" of what stands there for just these files; null where there is nothing, or anything else.

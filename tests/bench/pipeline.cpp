@@ -12,6 +12,7 @@
 #include <chrono>
 #include <cstdio>
 
+#include "../pipeline/quiet.hpp"
 #include "base/files.hpp"
 #include "base/sha256.hpp"
 #include "pipeline/run.hpp"
@@ -51,16 +52,6 @@ std::string pipeline(size_t nodes, size_t width) {
     return text.dump(1);
 }
 
-class Silent : public RunObserver, public Progress {
-public:
-    void begin(size_t) override {}
-    void node_started(size_t, const GraphNode&) override {}
-    Progress& progress() override { return *this; }
-    void note(const GraphNode&, std::string_view) override {}
-    void node_finished(size_t, const GraphNode&, bool, double, std::string_view) override {}
-    void update(double, double, std::string_view) override {}
-};
-
 using Clock = std::chrono::steady_clock;
 double since(Clock::time_point begin) {
     return std::chrono::duration<double>(Clock::now() - begin).count();
@@ -75,7 +66,7 @@ int make(size_t nodes, size_t width, const fs::path& folder) {
     const double checked = since(begin);
     for (const Diagnostic& problem : problems) fmt::print(stderr, "{}\n", problem.text());
     if (!problems.empty()) return 1;
-    Silent observer;
+    Quiet observer;
     RunOptions options{.out = folder / "run", .store = folder / "store"};
     begin = Clock::now();
     RunResult result = run_graph(graph, registry, options, observer);

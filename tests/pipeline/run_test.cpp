@@ -15,6 +15,7 @@
 #include "pipeline/run.hpp"
 #include "pipeline/run_directory.hpp"
 #include "pipeline/run_node.hpp"
+#include "quiet.hpp"
 
 using namespace biophony;
 using namespace std::chrono_literals;
@@ -76,15 +77,10 @@ public:
         graph.nodes.push_back(node);
     }
     RunResult run() {
-        struct Quiet : RunObserver, Progress {
-            void begin(size_t) override {}
-            void node_started(size_t, const GraphNode&) override {}
-            Progress& progress() override { return *this; }
+        struct Noted : Quiet {
             void note(const GraphNode& node, std::string_view line) override {
                 notes += node.id + ": " + std::string(line) + "\n";
             }
-            void node_finished(size_t, const GraphNode&, bool, double, std::string_view) override {}
-            void update(double, double, std::string_view) override {}
             std::string notes;
         } quiet;
         try {
@@ -586,14 +582,7 @@ TEST_CASE("one node against a store") {
     pipeline.add("clips", "looks");
     pipeline.add("base", "plain", {"clips"});
     pipeline.add("merged", "plain", {"base"});
-    struct Quiet : RunObserver, Progress {
-        void begin(size_t) override {}
-        void node_started(size_t, const GraphNode&) override {}
-        Progress& progress() override { return *this; }
-        void note(const GraphNode&, std::string_view) override {}
-        void node_finished(size_t, const GraphNode&, bool, double, std::string_view) override {}
-        void update(double, double, std::string_view) override {}
-    } quiet;
+    Quiet quiet;
     auto node = [&](const char* id, const std::map<std::string, std::string>& given = {}) {
         return run_node(pipeline.graph, pipeline.registry, pipeline.options, pipeline.graph.index_of(id), given, quiet);
     };

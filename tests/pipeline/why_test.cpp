@@ -8,21 +8,12 @@
 #include "pipeline/explain.hpp"
 #include "pipeline/plan.hpp"
 #include "pipeline/run.hpp"
+#include "quiet.hpp"
 
 using namespace biophony;
 using State = PlannedNode::State;
 
 namespace {
-
-class Quiet : public RunObserver, public Progress {
-public:
-    void begin(size_t) override {}
-    void node_started(size_t, const GraphNode&) override {}
-    Progress& progress() override { return *this; }
-    void note(const GraphNode&, std::string_view) override {}
-    void node_finished(size_t, const GraphNode&, bool, double, std::string_view) override {}
-    void update(double, double, std::string_view) override {}
-};
 
 /// Written to by an encoder node, as if somebody did meanwhile; empty = nothing is.
 fs::path changed_meanwhile;
