@@ -20,6 +20,10 @@ std::string about(double seconds) {
     return seconds < 1 ? "<1 s" : duration(seconds);
 }
 
+std::string estimate(double seconds) {
+    return seconds < 1 ? "under 1 s" : "about " + duration(seconds);
+}
+
 namespace {
 
 double since(std::chrono::steady_clock::time_point begin) {

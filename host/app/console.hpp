@@ -12,6 +12,8 @@ namespace biophony::app {
 std::string duration(double seconds);
 /// The same for times that nobody counts: "<1 s".
 std::string about(double seconds);
+/// The same in a sentence: "about 3 min 05 s", "under 1 s".
+std::string estimate(double seconds);
 
 /// Writes to standard error. Work that takes less than two seconds shows no progress. One thread at a time.
 class Console : public RunObserver, public Progress {

@@ -156,7 +156,7 @@ void print(const Explanation& explanation, const Graph& graph) {
         fmt::print("  {}\n  {}\n", planned.reason, planned.result->folder.string());
     } else {
         fmt::print("  to run: {}{}\n", planned.reason,
-                   planned.seconds ? fmt::format(" (about {})", about(*planned.seconds)) : "");
+                   planned.seconds ? fmt::format(" ({})", estimate(*planned.seconds)) : "");
     }
     print_difference(explanation);
 

@@ -112,7 +112,7 @@ int plan_command(const std::vector<std::string>& arguments) {
                    planned.memory.empty() ? "" : fmt::format(" [{}]", planned.memory));
     }
     fmt::print("{} of {} nodes to run", plan.to_run, plan.count);
-    if (plan.to_run > plan.without_estimate) fmt::print(", about {}", about(plan.seconds));
+    if (plan.to_run > plan.without_estimate) fmt::print(", {}", estimate(plan.seconds));
     if (plan.without_estimate == plan.to_run && plan.to_run > 0)
         fmt::print("; how long they take isn't known, as none ran before with this store");
     else if (plan.without_estimate > 0)
