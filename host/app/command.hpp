@@ -40,6 +40,11 @@ int graph_command(const std::vector<std::string>& arguments);
 int cache_command(const std::vector<std::string>& arguments);
 int diff_command(const std::vector<std::string>& arguments);
 
+/// For a command that will run torch code, before it does anything that counts: OpenMP and MKL read their settings when
+/// their library is loaded, which is before main, so this starts the program once more with them set. Waiting threads
+/// must not spin: two pools on few cores would eat each other. Returns in the program that was started so.
+void restart_for_torch();
+
 namespace options = boost::program_options;
 
 /// Parses; throws Error(kInvalid) with the nearest option for an unknown one. Prints the help and returns false where

@@ -63,27 +63,10 @@ extern "C" void on_signal(int number) {
     cancel.request();
 }
 
-/// OpenMP and MKL read their settings when their library is loaded, which is before main. So a command that will run
-/// torch nodes starts the program once more with them set. Waiting threads must not spin: two pools on few cores
-/// would eat each other.
-void set_thread_environment(const std::vector<std::string>& command_line) {
-    if (std::getenv("BIOPHONY_STARTED") != nullptr) {
-        ::unsetenv("BIOPHONY_STARTED");
-        return;
-    }
-    ::setenv("OMP_WAIT_POLICY", "PASSIVE", 0);
-    ::setenv("OMP_DYNAMIC", "FALSE", 1);  // these two would change results
-    ::setenv("MKL_DYNAMIC", "FALSE", 1);
-    ::setenv("KMP_BLOCKTIME", "0", 0);
-    ::setenv("BIOPHONY_STARTED", "1", 1);
-    std::vector<char*> arguments;
-    for (const std::string& argument : command_line) arguments.push_back(const_cast<char*>(argument.c_str()));
-    arguments.push_back(nullptr);
-    ::execv("/proc/self/exe", arguments.data());
-    ::unsetenv("BIOPHONY_STARTED");  // it goes on without; only slower
-}
+std::vector<std::string> started_as;
 
 int dispatch(const std::vector<std::string>& command_line) {
+    started_as = command_line;
     if (command_line.size() < 2 || command_line[1] == "--help" || command_line[1] == "-h" ||
         command_line[1] == "help") {
         print_help();
@@ -96,9 +79,8 @@ int dispatch(const std::vector<std::string>& command_line) {
     std::vector<std::string> names;
     for (const Command& command : kCommands) {
         if (command_line[1] == command.name) {
-            if (command_line[1] == "run" || command_line[1] == "run-node" || command_line[1] == "embed" ||
-                command_line[1] == "merge")
-                set_thread_environment(command_line);
+            if (command_line[1] == "run" || command_line[1] == "run-node" || command_line[1] == "embed")
+                restart_for_torch();
             if (command_line[1] == "probe" && command_line.size() != 3)
                 throw Error(Code::kInvalid, "Usage: biophony probe FILE");
             return command.run({command_line.begin() + 2, command_line.end()});
@@ -110,6 +92,24 @@ int dispatch(const std::vector<std::string>& command_line) {
 }
 
 }  // namespace
+
+void restart_for_torch() {
+    if (std::getenv("BIOPHONY_STARTED") != nullptr) {
+        ::unsetenv("BIOPHONY_STARTED");
+        return;
+    }
+    ::setenv("OMP_WAIT_POLICY", "PASSIVE", 0);
+    ::setenv("OMP_DYNAMIC", "FALSE", 1);  // these two would change results
+    ::setenv("MKL_DYNAMIC", "FALSE", 1);
+    ::setenv("KMP_BLOCKTIME", "0", 0);
+    ::setenv("BIOPHONY_STARTED", "1", 1);
+    std::vector<char*> arguments;
+    for (const std::string& argument : started_as) arguments.push_back(const_cast<char*>(argument.c_str()));
+    arguments.push_back(nullptr);
+    ::execv("/proc/self/exe", arguments.data());
+    ::unsetenv("BIOPHONY_STARTED");  // it goes on without; only slower
+}
+
 }  // namespace biophony::app
 
 int main(int argc, char** argv) {

@@ -251,6 +251,12 @@ int merge_command(const std::vector<std::string>& arguments) {
     int status = 0;
     const std::vector<MergeStage> stages = stages_of(methods, registry, experts.size(), status);
     if (status != 0) return status;
+    const bool linalg = std::any_of(stages.begin(), stages.end(), [](const MergeStage& stage) {
+        return merger_traits(*stage.item).needs_linalg;
+    });
+    const bool torch = std::any_of(stages.begin(), stages.end(),
+                                   [](const MergeStage& stage) { return stage.item->tier == "T"; });
+    if (linalg || torch) restart_for_torch();
 
     const int threads = values.count("threads") > 0
                             ? values["threads"].as<int>()
@@ -273,9 +279,7 @@ int merge_command(const std::vector<std::string>& arguments) {
         .progress = &console,
         .cancel = &cancel,
         .metadata = {{"biophony.stages", canonical(run)}, {"biophony.stages_asked", canonical(methods)}}};
-    if (std::any_of(stages.begin(), stages.end(),
-                    [](const MergeStage& stage) { return merger_traits(*stage.item).needs_linalg; }))
-        options.linalg = libtorch_version() == "none" ? nullptr : torch_runtime().linalg();
+    if (linalg) options.linalg = libtorch_version() == "none" ? nullptr : torch_runtime().linalg();
     options.observer = &observer;
     options.digests = values.count("hash") > 0;
     if (values.count("memory") > 0) {

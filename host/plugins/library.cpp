@@ -10,7 +10,7 @@
 #include <mutex>
 
 #include "base/schema.hpp"
-#include "base/sha256.hpp"
+#include "base/file_hashes.hpp"
 #include "biophony/c/dataset.h"
 #include "biophony/c/merger.h"
 #include "plugins/elf.hpp"
@@ -127,7 +127,7 @@ PluginFile read_library_file(const fs::path& path) {
         const std::optional<std::string> text = elf.section(BPH_MANIFEST_SECTION);
         if (!text)
             return refuse(PluginState::kNotAPlugin, "it has no section " BPH_MANIFEST_SECTION ", the manifest"), file;
-        file.sha256 = sha256_file(path);
+        file.sha256 = file_hashes().sha256(path);
 
         std::vector<Diagnostic> problems;
         std::vector<std::string> notes;

@@ -18,6 +18,7 @@
 #include <mutex>
 
 #include "base/files.hpp"
+#include "base/file_hashes.hpp"
 #include "base/sha256.hpp"
 #include "plugins/library.hpp"
 
@@ -41,12 +42,12 @@ std::string host_build() {
     const std::lock_guard lock(mutex);
     std::string& build = known[probe_options.executable];
     if (build.empty()) {
-        std::string hashes = sha256_file(probe_options.executable);
+        std::string hashes = file_hashes().sha256(probe_options.executable);
         Dl_info self{};
         if (::dladdr(reinterpret_cast<const void*>(&probe_main), &self) != 0 && self.dli_fname != nullptr) {
             const fs::path library = self.dli_fname;
             for (const fs::path& path : {library, library.parent_path() / "libbiophony-torch.so"})
-                if (fs::is_regular_file(path)) hashes += sha256_file(path);
+                if (fs::is_regular_file(path)) hashes += file_hashes().sha256(path);
         }
         build = sha256_hex(hashes).substr(0, 16);
     }

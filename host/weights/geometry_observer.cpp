@@ -33,9 +33,9 @@ void GeometryObserver::begin(const MergePlan& plan) {
     }
     if (pieces_ == kCheap) {
         // Pairs grow as the square of the experts, and the merge as their number: of more experts less is enough. The
-        // signs of 1024 pieces, a share of one half, are told to 0.0003.
+        // signs of 512 pieces, a share of one half, are told to 0.0004.
         const uint64_t experts = names_.size();
-        pieces_ = std::max<uint64_t>({std::min<uint64_t>(pieces / (2 * experts), 1024), 1024 / experts, 1});
+        pieces_ = std::max<uint64_t>({std::min<uint64_t>(pieces / (4 * experts), 512), 512 / experts, 1});
     }
     if (pieces_) every_ = std::max<uint64_t>(pieces / *pieces_, 1);
     moves_.assign(names_.size(), false);

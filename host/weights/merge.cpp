@@ -197,7 +197,8 @@ public:
         logged_ = 0;
     }
 
-    /// Reads the segment of all experts, and of the base where that is asked for.
+    /// Reads the segment of all experts, and of the base where that is asked for. What the first stage takes as deltas
+    /// becomes that while it is near.
     void read(const Segment& segment, bool base) {
         segment_ = segment;
         stride_ = stride_of(segment.count);
@@ -207,8 +208,19 @@ public:
             if (!kernels::finite(base_.get(), segment.count))
                 not_finite(*job_.inputs.base, *segment.plan->base, segment.first, base_.get(), segment.count);
         }
-        for (size_t i = 0; i < experts_; ++i)
-            load(job_.inputs.experts[i].file(), *segment.plan->experts[i], segment.first, segment.count, input(i, 0));
+        for (size_t i = 0; i < experts_; ++i) {
+            const SafetensorsFile& file = job_.inputs.experts[i].file();
+            const TensorInfo& tensor = *segment.plan->experts[i];
+            if (!shifts(i)) {
+                load(file, tensor, segment.first, segment.count, input(i, 0));
+                continue;
+            }
+            for (uint64_t done = 0; done < segment.count; done += kChunkElements) {
+                const uint64_t part = std::min(kChunkElements, segment.count - done);
+                load(file, tensor, segment.first + done, part, input(i, done));
+                if (!kernels::subtract(input(i, done), base_.get() + done, part)) blame(i, done, part);
+            }
+        }
     }
 
     /// Adds the squares of expert i's deltas to kernels::kLanes lanes, by their place in the tensor.
@@ -247,6 +259,10 @@ public:
             inputs_at_.clear();
             for (size_t i = 0; i < experts_; ++i) {
                 const float* values = input(i, from);
+                if (shifts(i)) {
+                    inputs_at_.push_back(values);
+                    continue;
+                }
                 if (!job_.inputs.experts[i].is_vector()) {
                     float* delta = shown_.need(experts_ * stride) + i * stride;
                     std::copy_n(values, part, delta);
@@ -329,10 +345,13 @@ public:
     const size_t thread;  ///< from 0
 
 private:
+    /// Whether expert i, a checkpoint, is there as deltas from the time it is read.
+    bool shifts(size_t i) const { return !job_.stages[0]->traits.weights && !job_.inputs.experts[i].is_vector(); }
+
     /// Whether any of expert i's deltas in [from, from + count) isn't 0; most often the first one tells.
     bool moves(size_t i, uint64_t from, uint64_t count) const {
         const float* const values = input(i, from);
-        if (job_.inputs.experts[i].is_vector())
+        if (job_.inputs.experts[i].is_vector() || shifts(i))
             return std::any_of(values, values + count, [](float value) { return value != 0; });
         return !std::equal(values, values + count, base_.get() + from);
     }
@@ -359,11 +378,12 @@ private:
         for (size_t i = 0; i < experts_; ++i) {
             float* values = input(i, skip);
             const float* base = base_.get() + skip;
-            const bool vector = job_.inputs.experts[i].is_vector();
-            const bool finite = vector != part_.weights ? kernels::finite(values, count)
-                                : vector                ? kernels::add(values, base, count)
-                                                        : kernels::subtract(values, base, count);
-            if (!finite) blame(i, skip, count);
+            if (!shifts(i)) {
+                const bool vector = job_.inputs.experts[i].is_vector();
+                const bool finite =
+                    vector == part_.weights ? kernels::add(values, base, count) : kernels::finite(values, count);
+                if (!finite) blame(i, skip, count);
+            }
             part_.live.push_back(values);
         }
         if (sources && job_.keeps_inputs()) {
@@ -570,7 +590,7 @@ private:
         for (size_t i = 0; i < experts_; ++i) {
             float* to = part_.sources + i * part_.stride;
             std::copy_n(input(i, skip), count, to);
-            if (!job_.inputs.experts[i].is_vector())
+            if (!job_.inputs.experts[i].is_vector() && !shifts(i))
                 static_cast<void>(kernels::subtract(to, base_.get() + skip, count));
         }
     }
@@ -1076,13 +1096,14 @@ void write_observed(const Job& job, uint64_t tile_elements, SafetensorsWriter& w
     for (auto& block : kept) observer.join(std::move(block));
 }
 
-/// As many elements as keep the tiles of all experts, of base, stage and result in half of the second-level cache, and
-/// within this memory.
+/// As many elements as keep the tiles of all experts, of base, stage and result in twice a second-level cache, which is
+/// a thread's share of the third level or less, and within this memory. Smaller tiles cost more calls of the kernel,
+/// and more waiting of threads that write to one file, than the nearer cache saves.
 size_t good_tile(size_t experts, uint64_t bytes_of_thread) {
     const long cache = ::sysconf(_SC_LEVEL2_CACHE_SIZE);
     const size_t bytes = cache >= (256L << 10) ? static_cast<size_t>(cache) : size_t{1} << 20;
     const size_t most = std::max<size_t>(bytes_of_thread / sizeof(float) / (experts + 2), 1024);
-    return std::min(std::clamp(bytes / 2 / sizeof(float) / (experts + 2), size_t{4096}, size_t{32768}), most) / 1024 *
+    return std::min(std::clamp(bytes * 2 / sizeof(float) / (experts + 2), size_t{4096}, size_t{65536}), most) / 1024 *
            1024;
 }
 
@@ -1104,7 +1125,7 @@ Plan plan_of(const Job& job, const MergeTensor& tensor, size_t index) {
 /// Decides on tiles and threads; returns the bytes that are in use at most.
 uint64_t plan_memory(MergePlan& plan, Job& job) {
     const uint64_t budget = job.options.memory.value_or(kMemory), experts = plan.experts.size();
-    if (!job.options.tile_elements) plan.tile_elements = good_tile(experts, budget / 2 / plan.threads);
+    if (!job.options.tile_elements) plan.tile_elements = good_tile(experts, budget / 16 / plan.threads);
     const uint64_t tile = job.options.observer == nullptr ? plan.tile_elements : observed_tile(plan.tile_elements);
     const uint64_t each = tile_bytes(job, tile);
     job.threads = static_cast<unsigned>(std::clamp<uint64_t>(budget / 2 / each, 1, plan.threads));

@@ -171,9 +171,9 @@ MergeInputs open_inputs(const fs::path& base, const std::vector<fs::path>& exper
 
     const SafetensorsFile& from = *inputs.base;
     auto hashes_of = [&](const SafetensorsFile& file) {
-        RememberedHashes out = remembered_hashes(file, threads);
-        for (const TensorInfo& tensor : file.tensors()) inputs.bytes_hashed += out.read ? tensor.bytes() : 0;
-        return out;
+        RememberedHashes remembered = remembered_hashes(file, threads);
+        for (const TensorInfo& tensor : file.tensors()) inputs.bytes_hashed += remembered.read ? tensor.bytes() : 0;
+        return remembered;
     };
     std::optional<RememberedHashes> hashes;
     for (const MergeExpert& expert : inputs.experts) {

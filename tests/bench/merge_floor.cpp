@@ -1,8 +1,9 @@
 // For tests/bench/merge.sh: makes inputs, and measures what no merge of them can go below.
 //
 //   merge_floor make FOLDER EXPERTS WIDTH BLOCKS     base.safetensors and expert0.safetensors …, an encoder's tensors
-//   merge_floor floor THREADS OUT FILE…              in one pass reads all files, once each, and writes the first one
-//                                                    to OUT as it comes, durably; prints the seconds
+//   merge_floor floor THREADS OUT FILE…              reads all files, once each, then copies the first one to OUT,
+//                                                    durably; prints the seconds
+//   merge_floor onepass THREADS OUT FILE…            the same in one pass: the first one is written as it is read
 #include <fcntl.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -137,7 +138,8 @@ int main(int count, char** arguments) {
         });
         return 0;
     }
-    if (args.size() < 4 || args[0] != "floor") return 2;
+    if (args.size() < 4 || (args[0] != "floor" && args[0] != "onepass")) return 2;
+    const bool one_pass = args[0] == "onepass";
     const auto threads = static_cast<unsigned>(std::stoul(args[1]));
     std::vector<int> files;
     size_t size = 0, longest = 0;
@@ -149,6 +151,13 @@ int main(int count, char** arguments) {
         longest = std::max(longest, static_cast<size_t>(status.st_size));
     }
     const auto begin = std::chrono::steady_clock::now();
+    const size_t parts = (longest + kRead - 1) / kRead;
+    if (!one_pass) {
+        for_parts(threads, parts, [&](size_t part, std::vector<char>& buffer) {
+            for (const int file : files) read_part(file, part, buffer);
+        });
+        files.resize(1);
+    }
     // As a merge writes: beside, with the space reserved, full regions sent at once, synced, renamed, the folder
     // synced.
     const std::string temporary = args[2] + ".tmp";
@@ -156,7 +165,7 @@ int main(int count, char** arguments) {
     if (out < 0) return 1;
     (void)::fallocate(out, 0, 0, static_cast<off_t>(size));
     std::vector<std::atomic<size_t>> regions(size / kRegion + 1);
-    for_parts(threads, (longest + kRead - 1) / kRead, [&](size_t part, std::vector<char>& buffer) {
+    for_parts(threads, parts, [&](size_t part, std::vector<char>& buffer) {
         for (size_t file = files.size(); file-- > 0;) {  // the first one last: its bytes are written
             const size_t got = read_part(files[file], part, buffer);
             if (file > 0 || got == 0) continue;

@@ -4,6 +4,14 @@
 
 namespace sdk = biophony::sdk;
 
+namespace {
+
+BIOPHONY_WIDE void add(const float* delta, float* out, size_t size) {
+    for (size_t k = 0; k < size; ++k) out[k] += delta[k];
+}
+
+}  // namespace
+
 class Average : public sdk::Merger {
 public:
     explicit Average(const sdk::Params&) {}
@@ -15,10 +23,7 @@ public:
         float* out = tile.out().data();
         const float* first = tile.expert(0).data();
         for (size_t k = 0; k < size; ++k) out[k] = first[k];
-        for (size_t i = 1; i < tile.experts(); ++i) {
-            const float* delta = tile.expert(i).data();
-            for (size_t k = 0; k < size; ++k) out[k] += delta[k];
-        }
+        for (size_t i = 1; i < tile.experts(); ++i) add(tile.expert(i).data(), out, size);
         const auto factor = static_cast<float>(1.0 / static_cast<double>(tile.experts()));
         for (size_t k = 0; k < size; ++k) out[k] *= factor;
     }

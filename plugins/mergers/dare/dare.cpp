@@ -17,6 +17,16 @@ void for_uniform(const sdk::Philox& random, uint64_t first, size_t count, Use&& 
     }
 }
 
+/// δ · scale where the random bits are `least` or more. Masks, as a branch that is taken by chance would cost more than
+/// the random numbers.
+BIOPHONY_WIDE void keep_by_bits(const uint32_t* bits, uint32_t least, float scale, const float* delta, float* out,
+                                size_t count) {
+    for (size_t k = 0; k < count; ++k) {
+        const uint32_t keep = bits[k] >= least ? ~0U : 0U;
+        out[k] = std::bit_cast<float>(std::bit_cast<uint32_t>(delta[k] * scale) & keep);
+    }
+}
+
 /// δ ⊙ Bernoulli(1 − p) / (1 − p)
 class RandomDrop : public sdk::Merger {
 public:
@@ -32,11 +42,7 @@ public:
         for (size_t done = 0; done < tile.size(); done += bits.size()) {
             const size_t count = std::min(bits.size(), tile.size() - done);
             random.bits(tile.offset() + done, std::span(bits).first(count));
-            // Masks, as a branch that is taken by chance would cost more than the random numbers.
-            for (size_t k = 0; k < count; ++k) {
-                const uint32_t keep = bits[k] >= least_ ? ~0U : 0U;
-                out[done + k] = std::bit_cast<float>(std::bit_cast<uint32_t>(delta[done + k] * rescale_) & keep);
-            }
+            keep_by_bits(bits.data(), least_, rescale_, delta + done, out + done, count);
         }
     }
 

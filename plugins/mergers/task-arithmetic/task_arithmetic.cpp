@@ -8,6 +8,17 @@
 
 namespace sdk = biophony::sdk;
 
+namespace {
+
+BIOPHONY_WIDE void scale(float factor, const float* delta, float* out, size_t size) {
+    for (size_t k = 0; k < size; ++k) out[k] = factor * delta[k];
+}
+BIOPHONY_WIDE void add_scaled(float factor, const float* delta, float* out, size_t size) {
+    for (size_t k = 0; k < size; ++k) out[k] += factor * delta[k];
+}
+
+}  // namespace
+
 class TaskArithmetic : public sdk::Merger {
 public:
     explicit TaskArithmetic(const sdk::Params& params)
@@ -32,14 +43,13 @@ public:
                              BPH_INVALID_ARGUMENT, "coefficients");
         const auto out = tile.out();
         for (size_t i = 0; i < tile.experts(); ++i) {
-            const auto delta = tile.expert(i);
             const float c = coefficients_.empty() ? 1.0F : static_cast<float>(coefficients_[i]);
-            for (size_t k = 0; k < out.size(); ++k) out[k] = i == 0 ? c * delta[k] : out[k] + c * delta[k];
+            (i == 0 ? scale : add_scaled)(c, tile.expert(i).data(), out.data(), out.size());
         }
         const auto factor =
             static_cast<float>((lambda_sum_ ? *lambda_sum_ : *lambda_mean_ / static_cast<double>(tile.experts())) *
                                of_block(tile) * of_role(tile));
-        for (float& value : out) value *= factor;
+        scale(factor, out.data(), out.data(), out.size());
     }
 
 private:

@@ -80,6 +80,11 @@ private:
     std::vector<Count> experts_;
 };
 
+/// As numbers, magnitudes have the order of their bits; a comparison of numbers leaves no branch.
+BIOPHONY_WIDE void keep_from(float threshold, const float* delta, float* out, size_t size) {
+    for (size_t k = 0; k < size; ++k) out[k] = masked(delta[k], std::fabs(delta[k]) >= threshold);
+}
+
 /// Keeps the largest magnitudes of the whole vector.
 class Trim : public sdk::Merger {
 public:
@@ -92,12 +97,8 @@ public:
         return MagnitudeRank::bytes(pass, experts);
     }
     void element(const sdk::Tile& tile) const override {
-        // As numbers, magnitudes have the order of their bits; a comparison of numbers leaves no branch.
         const auto threshold = std::bit_cast<float>(tile.observed<MagnitudeRank>().threshold(tile.expert_index()));
-        const float* delta = tile.expert(0).data();
-        float* out = tile.out().data();
-        for (size_t k = 0, size = tile.size(); k < size; ++k)
-            out[k] = masked(delta[k], std::fabs(delta[k]) >= threshold);
+        keep_from(threshold, tile.expert(0).data(), tile.out().data(), tile.size());
     }
 
 private:
@@ -110,11 +111,7 @@ public:
     explicit TrimTensor(const sdk::Params& params) : trim_(params.at("trim")) {}
 
     void element(const sdk::Tile& tile) const override {
-        const float* delta = tile.expert(0).data();
-        float* out = tile.out().data();
-        const float threshold = quantile(tile.expert(0));
-        for (size_t k = 0, size = tile.size(); k < size; ++k)
-            out[k] = masked(delta[k], std::fabs(delta[k]) >= threshold);
+        keep_from(quantile(tile.expert(0)), tile.expert(0).data(), tile.out().data(), tile.size());
     }
 
 private:
@@ -140,7 +137,7 @@ public:
         // The slack takes up the rounding of the product: 0.07 of 100 are 7.
         const auto kept = static_cast<size_t>(density_ * static_cast<double>(delta.size()) * (1 + 1e-12));
         const float threshold = numbers::magnitude_of_rank(delta, delta.size() - std::max<size_t>(kept, 1));
-        for (size_t k = 0; k < tile.size(); ++k) tile.out()[k] = std::fabs(delta[k]) >= threshold ? delta[k] : 0.0F;
+        keep_from(threshold, delta.data(), tile.out().data(), tile.size());
     }
 
 private:
@@ -171,6 +168,10 @@ private:
 constexpr size_t kBlock = 512;
 using Signs = std::array<float, kBlock>;
 
+BIOPHONY_WIDE void keep_signs(const float* signs, const float* delta, float* out, size_t count) {
+    for (size_t k = 0; k < count; ++k) out[k] = masked(delta[k], delta[k] * signs[k] > 0);
+}
+
 /// Calls elect(from, count, signs) for each block, and keeps the values of that sign.
 template <class Elect>
 void keep_elected(const sdk::Tile& tile, Elect&& elect) {
@@ -178,16 +179,13 @@ void keep_elected(const sdk::Tile& tile, Elect&& elect) {
     for (size_t from = 0; from < tile.size(); from += kBlock) {
         const size_t count = std::min(kBlock, tile.size() - from);
         elect(from, count, signs);
-        for (size_t i = 0; i < tile.experts(); ++i) {
-            const float* const delta = tile.expert(i).data() + from;
-            float* const out = tile.out(i).data() + from;
-            for (size_t k = 0; k < count; ++k) out[k] = delta[k] * signs[k] > 0 ? delta[k] : 0.0F;
-        }
+        for (size_t i = 0; i < tile.experts(); ++i)
+            keep_signs(signs.data(), tile.expert(i).data() + from, tile.out(i).data() + from, count);
     }
 }
 
 /// The signs with the larger total magnitude, those of the sums; where a sum is 0, the one given.
-void signs_of_sums(const sdk::Tile& tile, size_t from, size_t count, float zero, Signs& signs) {
+BIOPHONY_WIDE void signs_of_sums(const sdk::Tile& tile, size_t from, size_t count, float zero, Signs& signs) {
     std::array<double, kBlock> sums;
     numbers::add_experts(tile, from, count, sums.data());
     for (size_t k = 0; k < count; ++k) signs[k] = sums[k] < 0 ? -1.0F : zero;
@@ -261,6 +259,17 @@ public:
     }
 };
 
+/// Σ_i x_i[k] and how many x_i[k] aren't 0, for the next `count` places of one expert.
+BIOPHONY_WIDE void add_having_say(const float* values, size_t count, float* sums, int32_t* counts) {
+    for (size_t k = 0; k < count; ++k) {
+        sums[k] += values[k];
+        counts[k] += static_cast<int32_t>(values[k] != 0);
+    }
+}
+BIOPHONY_WIDE void scaled_means(float scale, const float* sums, const int32_t* counts, float* out, size_t count) {
+    for (size_t k = 0; k < count; ++k) out[k] = scale * (sums[k] / static_cast<float>(std::max(counts[k], 1)));
+}
+
 /// The mean of the experts that have a say at an element.
 class DisjointMean : public sdk::Merger {
 public:
@@ -273,15 +282,9 @@ public:
             const size_t count = std::min(kBlock, tile.size() - begin);
             std::array<float, kBlock> sums{};
             std::array<int32_t, kBlock> counts{};
-            for (size_t i = 0; i < tile.experts(); ++i) {
-                const float* values = tile.expert(i).data() + begin;
-                for (size_t k = 0; k < count; ++k) {
-                    sums[k] += values[k];
-                    counts[k] += static_cast<int32_t>(values[k] != 0);
-                }
-            }
-            for (size_t k = 0; k < count; ++k)
-                out[begin + k] = scale * (sums[k] / static_cast<float>(std::max(counts[k], 1)));
+            for (size_t i = 0; i < tile.experts(); ++i)
+                add_having_say(tile.expert(i).data() + begin, count, sums.data(), counts.data());
+            scaled_means(scale, sums.data(), counts.data(), out + begin, count);
         }
     }
 

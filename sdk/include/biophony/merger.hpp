@@ -22,6 +22,14 @@
 #include "biophony/philox.hpp"
 #include "biophony/plugin.hpp"
 
+/// Before a free function whose loops take a merge's time: it is compiled for AVX2 too, and the processor decides when
+/// the plugin is loaded. Sums and products keep their order and their rounding, so that both give the same bits.
+#if defined(__x86_64__) && defined(__linux__) && (!defined(__clang__) || __clang_major__ >= 14)
+#define BIOPHONY_WIDE [[gnu::target_clones("avx2", "default")]]
+#else
+#define BIOPHONY_WIDE
+#endif
+
 namespace biophony::sdk {
 
 /// What a global stage has seen of all tensors. One thread at a time.
