@@ -251,11 +251,10 @@ int merge_command(const std::vector<std::string>& arguments) {
     int status = 0;
     const std::vector<MergeStage> stages = stages_of(methods, registry, experts.size(), status);
     if (status != 0) return status;
-    const bool linalg = std::any_of(stages.begin(), stages.end(), [](const MergeStage& stage) {
-        return merger_traits(*stage.item).needs_linalg;
-    });
-    const bool torch = std::any_of(stages.begin(), stages.end(),
-                                   [](const MergeStage& stage) { return stage.item->tier == "T"; });
+    const bool linalg = std::any_of(stages.begin(), stages.end(),
+                                    [](const MergeStage& stage) { return merger_traits(*stage.item).needs_linalg; });
+    const bool torch =
+        std::any_of(stages.begin(), stages.end(), [](const MergeStage& stage) { return stage.item->tier == "T"; });
     if (linalg || torch) restart_for_torch();
 
     const int threads = values.count("threads") > 0

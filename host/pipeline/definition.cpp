@@ -234,13 +234,16 @@ void Definition::drop_broken(const std::string& user) {
 }
 
 Json Definition::original_axis(const std::string& name) const {
-    const Json& text = text_.value();
+    auto entry = [&](const char* part, const std::string& key) {
+        const Json all = text_.value().value(part, Json());
+        return all.is_object() ? all.value(key, Json()) : Json();
+    };
     auto resolved = [&](Json value) {
         for (int i = 0; i < 100 && is_param(value) && value["param"].is_string(); ++i)
-            value = text.value("params", Json::object()).value(value["param"].get<std::string>(), Json());
+            value = entry("params", value["param"].get<std::string>());
         return value;
     };
-    Json list = resolved(text.value("axes", Json::object()).value(name, Json()));
+    Json list = resolved(entry("axes", name));
     for (auto& item : list)
         if (list.is_array()) item = resolved(item);
     return list;

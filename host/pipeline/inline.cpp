@@ -554,10 +554,19 @@ private:
         return true;
     }
 
+    /// Where the first param of the set that `in` takes stands; null where it takes none.
+    static const std::string* taken(const Json& in, const std::map<std::string, std::string>& set) {
+        if (Definition::is_param(in)) {
+            const auto found = in["param"].is_string() ? set.find(in["param"].get<std::string>()) : set.end();
+            return found == set.end() ? nullptr : &found->second;
+        }
+        if (in.is_structured())
+            for (const Json& inner : in)
+                if (const std::string* where = taken(inner, set); where != nullptr) return where;
+        return nullptr;
+    }
     static bool takes(const Json& in, const std::map<std::string, std::string>& set) {
-        if (Definition::is_param(in)) return set.contains(in["param"].get<std::string>());
-        return in.is_structured() &&
-               std::any_of(in.begin(), in.end(), [&](const Json& inner) { return takes(inner, set); });
+        return taken(in, set) != nullptr;
     }
 
     struct OfOne {
@@ -589,8 +598,9 @@ private:
             Json value;
             if (put(inner[field], params_, pointer_join(to, field), &from_, value)) node[field] = std::move(value);
             for (const OfOne& one : of_one_)
-                if (std::string_view(field) != "with" && takes(inner[field], one.set))
-                    wrong(one.set.at(inner[field]["param"].get<std::string>()),
+                if (const std::string* where = taken(inner[field], one.set);
+                    std::string_view(field) != "with" && where != nullptr)
+                    wrong(*where,
                           fmt::format(
                               "\"{}\" of '{}' in the pipeline '{}' takes this param, so it can't differ among the "
                               "nodes of '{}'; give it as a text with an axis, like \"{{{}}}\"",

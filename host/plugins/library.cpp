@@ -9,8 +9,8 @@
 #include <map>
 #include <mutex>
 
-#include "base/schema.hpp"
 #include "base/file_hashes.hpp"
+#include "base/schema.hpp"
 #include "biophony/c/dataset.h"
 #include "biophony/c/merger.h"
 #include "plugins/elf.hpp"

@@ -17,8 +17,8 @@
 #include <cstring>
 #include <mutex>
 
-#include "base/files.hpp"
 #include "base/file_hashes.hpp"
+#include "base/files.hpp"
 #include "base/sha256.hpp"
 #include "plugins/library.hpp"
 

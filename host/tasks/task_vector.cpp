@@ -19,7 +19,8 @@ void run_task_vector(TaskContext& context) {
     write_task_vector(base, model, context.out / "task_vector.safetensors",
                       {{"biophony.recipe", canonical(training.at("recipe"))},
                        {"biophony.labels", canonical(training.at("labels"))},
-                       {"biophony.groups", canonical(training.at("groups"))}});
+                       {"biophony.groups", canonical(training.at("groups"))}},
+                      context.params.at("encoding"));
     context.headline =
         fmt::format("{:.1f} MB", static_cast<double>(fs::file_size(context.out / "task_vector.safetensors")) / 1e6);
 }
@@ -43,7 +44,8 @@ void describe_task_vector(Describing& describing) {
     out.base = base.origin;
     out.labels = model.labels;
     out.groups = model.groups;
-    out.bytes = out.weights;
+    const std::string encoding = describing.node.params.at("encoding");
+    if (out.weights) out.bytes = *out.weights / (encoding == "dense-f32" ? 1 : encoding == "affine-u8" ? 4 : 2);
     out.holds = "tiles of both";
     if (const std::string other = other_architecture(tuned, model, of, base); !other.empty())
         describing.problem("/in/model", other + "; expected a model of the base's architecture", Code::kRunFailed);
@@ -63,7 +65,9 @@ NodeType task_vector_type() {
         .inputs = {{.name = "base", .types = {"encoder"}, .summary = "the encoder that the model was fine-tuned from"},
                    {.name = "model", .types = {"checkpoint"}, .summary = "the fine-tuned model; its head is left out"}},
         .output = std::string(port::kTaskVector),
-        .parameters = Json::parse(R"({"type": "object", "properties": {}})"),
+        .parameters = Json::parse(R"({"type": "object", "properties": {
+            "encoding": {"type": "string", "enum": ["dense-f32", "dense-bf16", "dense-f16", "affine-u8"], "default": "dense-f32",
+                "description": "how the differences are stored: exactly to rounding; in half the bytes; or as 8-bit codes between a tensor's least and largest, in a quarter"}}})"),
         .sources = sources::k_task_vector,
         .run = run_task_vector,
         .describe = describe_task_vector,

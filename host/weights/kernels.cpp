@@ -83,6 +83,10 @@ uint16_t to_bfloat(float value) {
     return found == 0;
 }
 
+[[gnu::always_inline]] inline void widen_codes_body(const std::byte* raw, float minimum, float step, float* out,
+                                                    size_t count) {
+    for (size_t k = 0; k < count; ++k) out[k] = minimum + step * static_cast<float>(std::to_integer<uint8_t>(raw[k]));
+}
 [[gnu::always_inline]] inline void widen_bfloat_body(const std::byte* raw, float* out, size_t count) {
     for (size_t k = 0; k < count; ++k)
         out[k] = std::bit_cast<float>(static_cast<uint32_t>(load<uint16_t>(raw, k)) << 16);
@@ -170,6 +174,9 @@ bool sum_any(const float* a, const float* b, float* out, size_t count) {
 bool shift_any(float* values, const float* base, float sign, size_t count) {
     return shift_body(values, base, sign, count);
 }
+void widen_codes_any(const std::byte* raw, float minimum, float step, float* out, size_t count) {
+    widen_codes_body(raw, minimum, step, out, count);
+}
 void widen_bfloat_any(const std::byte* raw, float* out, size_t count) {
     widen_bfloat_body(raw, out, count);
 }
@@ -196,6 +203,10 @@ void widen_half_any(const std::byte* raw, float* out, size_t count) {
     for (; k + 8 <= count; k += 8)
         _mm256_storeu_ps(out + k, _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(raw + 2 * k))));
     widen_half_any(raw + 2 * k, out + k, count - k);
+}
+[[gnu::target("avx2")]] void widen_codes_wide(const std::byte* raw, float minimum, float step, float* out,
+                                              size_t count) {
+    widen_codes_body(raw, minimum, step, out, count);
 }
 [[gnu::target("avx2")]] void products_wide(const double* a, const double* b, size_t count, double* sums,
                                            double* absolutes) {
@@ -254,6 +265,10 @@ void widen(DType dtype, const std::byte* raw, float* out, size_t count) {
             if (count > 0) std::memcpy(out, raw, count * sizeof(float));  // of nothing there may be no place
             return;
     }
+}
+
+void widen_codes(const std::byte* raw, float minimum, float step, float* out, size_t count) {
+    BPH_DISPATCH(widen_codes, raw, minimum, step, out, count);
 }
 
 void narrow(DType dtype, const float* values, std::byte* raw, size_t count) {

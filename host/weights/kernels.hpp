@@ -12,6 +12,8 @@ namespace biophony::kernels {
 
 /// `count` values of a floating type as float32, at any alignment. F64 is rounded.
 void widen(DType dtype, const std::byte* raw, float* out, size_t count);
+/// minimum + step · code of each 8-bit code, product and sum rounded one after the other.
+void widen_codes(const std::byte* raw, float minimum, float step, float* out, size_t count);
 /// Rounded once, to nearest, ties to even. A finite value that the type can't hold becomes infinite.
 void narrow(DType dtype, const float* values, std::byte* raw, size_t count);
 /// Whether the narrowed values are finite.

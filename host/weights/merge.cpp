@@ -458,7 +458,7 @@ private:
             const uint64_t part = std::min(kChunkElements, count - done);
             raw_.resize(std::max<size_t>(raw_.size(), part * size));
             file.read(tensor, (first + done) * size, std::span(raw_).first(part * size));
-            kernels::widen(tensor.dtype, raw_.data(), to + done, part);
+            widen(tensor, raw_.data(), to + done, part);
         }
     }
 

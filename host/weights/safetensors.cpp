@@ -266,7 +266,7 @@ void allow_open_files(size_t count) {
 
 void read_widened(const TensorInfo& tensor, uint64_t first, std::span<float> out, const fs::path& path,
                   const std::function<void(uint64_t offset, std::span<std::byte> out)>& read) {
-    if (!is_floating(tensor.dtype))
+    if (!is_floating(tensor.dtype) && !tensor.affine)
         throw Error(Code::kRunFailed,
                     fmt::format("tensor {} is {}, expected F32, F16, BF16 or F64", in_quotes(tensor.name),
                                 to_string(tensor.dtype)),
@@ -277,9 +277,16 @@ void read_widened(const TensorInfo& tensor, uint64_t first, std::span<float> out
     for (size_t done = 0; done < out.size();) {
         const size_t count = std::min(raw.size() / size, out.size() - done);
         read((first + done) * size, std::span(raw).first(count * size));
-        kernels::widen(tensor.dtype, raw.data(), out.data() + done, count);
+        widen(tensor, raw.data(), out.data() + done, count);
         done += count;
     }
+}
+
+void widen(const TensorInfo& tensor, const std::byte* raw, float* out, size_t count) {
+    if (tensor.affine)
+        kernels::widen_codes(raw, tensor.affine->minimum, tensor.affine->step, out, count);
+    else
+        kernels::widen(tensor.dtype, raw, out, count);
 }
 
 SafetensorsFile SafetensorsFile::open(const fs::path& path) {
@@ -395,6 +402,15 @@ const TensorInfo& SafetensorsFile::require(std::string_view name) const {
     for (const TensorInfo& tensor : tensors_) names.push_back(tensor.name);
     throw Error(Code::kRunFailed, fmt::format("has no tensor {}{}", in_quotes(name), did_you_mean(name, names)),
                 {.file = path_.string()});
+}
+
+void SafetensorsFile::take_as_codes(std::string_view name, Affine affine) {
+    const TensorInfo& tensor = require(name);
+    if (tensor.dtype != DType::kU8)
+        throw Error(Code::kRunFailed,
+                    fmt::format("tensor {} is {}, expected U8", in_quotes(name), to_string(tensor.dtype)),
+                    {.file = path_.string()});
+    tensors_[static_cast<size_t>(&tensor - tensors_.data())].affine = affine;
 }
 
 void SafetensorsFile::read(const TensorInfo& tensor, uint64_t offset, std::span<std::byte> out) const {

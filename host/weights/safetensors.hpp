@@ -6,6 +6,7 @@
 #include <filesystem>
 #include <functional>
 #include <map>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -20,19 +21,28 @@ size_t size_of(DType dtype);              ///< bytes per element
 std::string_view to_string(DType dtype);  ///< "F32", as the format writes it
 bool is_floating(DType dtype);
 
+/// What an 8-bit code stands for: minimum + step · code.
+struct Affine {
+    float minimum = 0, step = 0;
+};
+
 struct TensorInfo {
     std::string name;
     DType dtype = DType::kF32;
     std::vector<int64_t> shape;
-    uint64_t begin = 0, end = 0;  ///< bytes, relative to the data
+    uint64_t begin = 0, end = 0;     ///< bytes, relative to the data
+    std::optional<Affine> affine{};  ///< of U8: they are codes of floating values, as the file's reader has learnt
     uint64_t bytes() const { return end - begin; }
     uint64_t elements() const;
 };
 
-/// Elements [first, first + out.size()) of a floating tensor as float, from raw bytes that `read` gives. F16 and BF16
-/// are widened, F64 is rounded; throws Error(kRunFailed) naming `path` for other types.
+/// Elements [first, first + out.size()) of a floating tensor as float, from raw bytes that `read` gives. F16, BF16 and
+/// codes are widened, F64 is rounded; throws Error(kRunFailed) naming `path` for other types.
 void read_widened(const TensorInfo& tensor, uint64_t first, std::span<float> out, const std::filesystem::path& path,
                   const std::function<void(uint64_t offset, std::span<std::byte> out)>& read);
+
+/// `count` raw elements of such a tensor.
+void widen(const TensorInfo& tensor, const std::byte* raw, float* out, size_t count);
 
 /// Files stay open while they are merged or measured, and there may be more of them than a process is given at first.
 void allow_open_files(size_t count);
@@ -68,6 +78,8 @@ public:
     std::string metadata(const std::string& key) const;
     /// In the order of their data.
     const std::vector<TensorInfo>& tensors() const { return tensors_; }
+    /// From here on the tensor, of U8, is read as what its codes stand for. Not while others read.
+    void take_as_codes(std::string_view name, Affine affine);
     const TensorInfo* find(std::string_view name) const;
     /// Throws Error(kRunFailed) naming the file and the nearest tensor.
     const TensorInfo& require(std::string_view name) const;

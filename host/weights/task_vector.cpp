@@ -4,11 +4,13 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cmath>
 #include <thread>
 
 #include "base/nearest.hpp"
 #include "base/sha256.hpp"
 #include "weights/finite.hpp"
+#include "weights/kernels.hpp"
 
 namespace biophony {
 
@@ -16,7 +18,13 @@ namespace {
 
 constexpr const char* kEncoderFormat = "encoder/0";
 constexpr const char* kVectorFormat = "task-vector/0";
-constexpr const char* kEncoding = "dense-f32";
+struct Encoding {
+    const char* name;
+    DType dtype;
+};
+constexpr Encoding kEncodings[] = {
+    {"dense-f32", DType::kF32}, {"dense-bf16", DType::kBF16}, {"dense-f16", DType::kF16}, {"affine-u8", DType::kU8}};
+constexpr float kCodes = 255;       // steps between the least and the largest value of a tensor
 constexpr size_t kChunk = 1 << 18;  // elements
 
 [[noreturn]] void refuse(const SafetensorsFile& file, const std::string& what) {
@@ -111,6 +119,49 @@ void check_same_model(const SafetensorsFile& base, const SafetensorsFile& model)
                                       did_you_mean(tensor.name, names), from));
 }
 
+/// Throws Error(kRunFailed) where there is none of this name.
+const Encoding& encoding_of(const std::string& name, const std::filesystem::path& path) {
+    for (const Encoding& encoding : kEncodings)
+        if (name == encoding.name) return encoding;
+    const std::vector<std::string> names = task_vector_encodings();
+    throw Error(Code::kRunFailed, fmt::format("has the unknown encoding '{}'{}", name, did_you_mean(name, names)),
+                {.file = path.string()});
+}
+
+/// What the codes of a tensor with these extremes stand for. Throws where the extremes are too far apart for float32.
+Affine affine_of(const SafetensorsFile& model, const TensorInfo& tensor, float least, float largest) {
+    const float step = (largest - least) / kCodes;
+    if (!std::isfinite(step))
+        refuse(model, fmt::format("tensor '{}': the differences to the base, {} to {}, are too far apart for codes",
+                                  tensor.name, least, largest));
+    return {least, step};
+}
+
+std::byte code_of(float value, Affine affine) {
+    if (affine.step == 0) return std::byte{0};
+    return static_cast<std::byte>(
+        std::lround(std::clamp((double{value} - affine.minimum) / affine.step, 0.0, double{kCodes})));
+}
+
+/// Makes the tensors of a vector in codes readable.
+void take_codes(SafetensorsFile& file) {
+    const Json affine = metadata_json(file, "biophony.affine", "task vector");
+    std::vector<std::string> names;
+    for (const TensorInfo& tensor : file.tensors()) names.push_back(tensor.name);
+    for (const std::string& name : names) {
+        const auto found = affine.find(name);
+        const bool pair = found != affine.end() && found->is_array() && found->size() == 2 && (*found)[0].is_number() &&
+                          (*found)[1].is_number();
+        const Affine read = pair ? Affine{(*found)[0].get<float>(), (*found)[1].get<float>()} : Affine{};
+        if (!pair || !std::isfinite(read.minimum) || !(read.step >= 0) ||
+            !std::isfinite(read.minimum + kCodes * read.step))
+            refuse(file, fmt::format("'biophony.affine' says {} of tensor '{}', expected [minimum, step], finite in "
+                                     "float32, and no step below 0",
+                                     found == affine.end() ? "nothing" : found->dump(), name));
+        file.take_as_codes(name, read);
+    }
+}
+
 void check_finite(const SafetensorsFile& file, const TensorInfo& tensor, uint64_t first,
                   std::span<const float> values) {
     if (const size_t i = first_not_finite(values); i < values.size())
@@ -118,6 +169,12 @@ void check_finite(const SafetensorsFile& file, const TensorInfo& tensor, uint64_
 }
 
 }  // namespace
+
+std::vector<std::string> task_vector_encodings() {
+    std::vector<std::string> out;
+    for (const Encoding& encoding : kEncodings) out.emplace_back(encoding.name);
+    return out;
+}
 
 std::map<std::string, std::string> EncoderCard::to_metadata() const {
     return {{"biophony.format", kEncoderFormat},
@@ -177,7 +234,9 @@ std::string weights_digest(const SafetensorsFile& file, const std::map<std::stri
 }
 
 void write_task_vector(const std::filesystem::path& base_path, const std::filesystem::path& model_path,
-                       const std::filesystem::path& out, const std::map<std::string, std::string>& extra) {
+                       const std::filesystem::path& out, const std::map<std::string, std::string>& extra,
+                       const std::string& encoding_name) {
+    const Encoding& encoding = encoding_of(encoding_name, out);
     const SafetensorsFile base = SafetensorsFile::open(base_path), model = SafetensorsFile::open(model_path);
     check_same_model(base, model);
     if (base.tensors().empty())
@@ -186,7 +245,7 @@ void write_task_vector(const std::filesystem::path& base_path, const std::filesy
     const std::map<std::string, std::string> hashes = tensor_hashes(base);
     std::map<std::string, std::string> metadata = EncoderCard::from(base).to_metadata();
     metadata["biophony.format"] = kVectorFormat;
-    metadata["biophony.encoding"] = kEncoding;
+    metadata["biophony.encoding"] = encoding.name;
     metadata["biophony.base"] = canonical({{"digest", digest_of(base, hashes)}, {"tensors", hashes}});
     for (const auto& [key, value] : extra)
         if (!metadata.emplace(key, value).second)
@@ -195,18 +254,11 @@ void write_task_vector(const std::filesystem::path& base_path, const std::filesy
 
     std::vector<SafetensorsWriter::Tensor> announced;
     for (const TensorInfo& tensor : base.tensors())
-        if (is_floating(tensor.dtype)) announced.push_back({tensor.name, DType::kF32, tensor.shape});
-    SafetensorsWriter writer(out, std::move(announced), metadata);
+        if (is_floating(tensor.dtype)) announced.push_back({tensor.name, encoding.dtype, tensor.shape});
     std::vector<float> from(kChunk), to(kChunk);
-    for (const TensorInfo& tensor : base.tensors()) {
+    // Calls each(first, deltas) for the parts of a tensor.
+    auto for_deltas = [&](const TensorInfo& tensor, auto&& each) {
         const TensorInfo& other = model.require(tensor.name);
-        if (!is_floating(tensor.dtype)) {
-            std::vector<std::byte> buffer(kChunk);
-            if (hash_of(model, other, buffer) != hashes.at(tensor.name))
-                refuse(model, fmt::format("tensor '{}' ({}) differs from the base's; only floating tensors may differ",
-                                          tensor.name, to_string(tensor.dtype)));
-            continue;
-        }
         for (uint64_t first = 0; first < tensor.elements(); first += kChunk) {
             const size_t count = std::min<uint64_t>(kChunk, tensor.elements() - first);
             const auto before = std::span(from).first(count), after = std::span(to).first(count);
@@ -218,18 +270,59 @@ void write_task_vector(const std::filesystem::path& base_path, const std::filesy
             if (const size_t i = first_not_finite(after); i < count)
                 refuse(model, fmt::format("tensor '{}': the difference to the base at element {} exceeds float32",
                                           tensor.name, first + i));
-            writer.write_floats(tensor.name, first, after);
+            each(first, after);
         }
+    };
+    std::map<std::string, Affine> affine;
+    if (encoding.dtype == DType::kU8) {
+        Json told = Json::object();
+        for (const TensorInfo& tensor : base.tensors()) {
+            if (!is_floating(tensor.dtype)) continue;
+            float least = 0, largest = 0;
+            for_deltas(tensor, [&](uint64_t first, std::span<const float> deltas) {
+                const auto [low, high] = std::minmax_element(deltas.begin(), deltas.end());
+                least = first == 0 ? *low : std::min(least, *low);
+                largest = first == 0 ? *high : std::max(largest, *high);
+            });
+            const Affine made = affine[tensor.name] = affine_of(model, tensor, least, largest);
+            told[tensor.name] = {made.minimum, made.step};
+        }
+        metadata["biophony.affine"] = canonical(told);
+    }
+    SafetensorsWriter writer(out, std::move(announced), metadata);
+    std::vector<std::byte> raw(encoding.dtype == DType::kF32 ? 0 : kChunk * size_of(encoding.dtype));
+    for (const TensorInfo& tensor : base.tensors()) {
+        if (!is_floating(tensor.dtype)) {
+            std::vector<std::byte> buffer(kChunk);
+            if (hash_of(model, model.require(tensor.name), buffer) != hashes.at(tensor.name))
+                refuse(model, fmt::format("tensor '{}' ({}) differs from the base's; only floating tensors may differ",
+                                          tensor.name, to_string(tensor.dtype)));
+            continue;
+        }
+        for_deltas(tensor, [&](uint64_t first, std::span<const float> deltas) {
+            if (encoding.dtype == DType::kF32) return writer.write_floats(tensor.name, first, deltas);
+            const size_t size = size_of(encoding.dtype);
+            const auto part = std::span(raw).first(deltas.size() * size);
+            if (encoding.dtype == DType::kU8)
+                std::transform(deltas.begin(), deltas.end(), part.begin(),
+                               [of = affine.at(tensor.name)](float delta) { return code_of(delta, of); });
+            else
+                kernels::narrow(encoding.dtype, deltas.data(), part.data(), deltas.size());
+            if (encoding.dtype != DType::kU8 && !kernels::narrow_is_finite(encoding.dtype, part.data(), deltas.size()))
+                refuse(model, fmt::format("tensor '{}': a difference to the base exceeds the encoding {}; dense-f32 "
+                                          "holds it",
+                                          tensor.name, encoding.name));
+            writer.write(tensor.name, first * size, part);
+        });
     }
     writer.finish();
 }
 
 TaskVector TaskVector::open(const std::filesystem::path& path, bool scan) {
     TaskVector out(SafetensorsFile::open(path));
-    const SafetensorsFile& file = out.file_;
+    SafetensorsFile& file = out.file_;
     out.card_ = card_of(file, kVectorFormat, "task vector");
-    if (const std::string encoding = file.metadata("biophony.encoding"); encoding != kEncoding)
-        refuse(file, fmt::format("has the encoding '{}', expected '{}'", encoding, kEncoding));
+    const Encoding& encoding = encoding_of(file.metadata("biophony.encoding"), path);
     out.base_ = metadata_json(file, "biophony.base", "task vector");
     bool valid = out.base_.contains("digest") && out.base_["digest"].is_string() && out.base_.contains("tensors") &&
                  out.base_["tensors"].is_object();
@@ -237,11 +330,12 @@ TaskVector TaskVector::open(const std::filesystem::path& path, bool scan) {
         for (const Json& hash : out.base_["tensors"]) valid = valid && hash.is_string();
     if (!valid)
         refuse(file, "is no task vector: 'biophony.base' isn't {\"digest\": text, \"tensors\": {name: SHA-256}}");
+    if (encoding.dtype == DType::kU8) take_codes(file);
     std::vector<float> values(scan ? kChunk : 0);
     for (const TensorInfo& tensor : file.tensors()) {
-        if (tensor.dtype != DType::kF32)
-            refuse(file, fmt::format("tensor '{}' is {}, expected F32 (encoding {})", tensor.name,
-                                     to_string(tensor.dtype), kEncoding));
+        if (tensor.dtype != encoding.dtype)
+            refuse(file, fmt::format("tensor '{}' is {}, expected {} (encoding {})", tensor.name,
+                                     to_string(tensor.dtype), to_string(encoding.dtype), encoding.name));
         if (!out.base_["tensors"].contains(tensor.name))
             refuse(file,
                    fmt::format("tensor '{}' is not among the base's, as 'biophony.base' tells them", tensor.name));

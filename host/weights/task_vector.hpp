@@ -1,7 +1,7 @@
 // Task vectors: θ_expert − θ_base of an encoder, with the identity of the base inside.
 //
-// One safetensors file. Tensors: the deltas, float32, dense, named as the encoder's parameters. Metadata (all text,
-// JSON where noted):
+// One safetensors file. Tensors: the deltas, dense, named as the encoder's parameters. Metadata (all text, JSON where
+// noted):
 //   biophony.format      "task-vector/0"
 //   biophony.encoder     encoder item, "encoder:beats"
 //   biophony.config      JSON, the encoder's parameters
@@ -9,13 +9,15 @@
 //   biophony.base        JSON, {"digest": …, "tensors": {name: SHA-256 of its bytes}}
 //   biophony.recipe      JSON, {"name", "hash", "values"} of the training
 //   biophony.labels      JSON, the label space: an array of names
-//   biophony.encoding    "dense-f32"
+//   biophony.encoding    "dense-f32", "dense-bf16", "dense-f16" or "affine-u8"
+//   biophony.affine      JSON, {name: [minimum, step]}, of "affine-u8": what its 8-bit codes stand for
 // Ilharco et al. 2022 (arXiv 2212.04089); heads are never part of it.
 #pragma once
 
 #include <filesystem>
 #include <map>
 #include <string>
+#include <vector>
 
 #include "base/json.hpp"
 #include "base/progress.hpp"
@@ -56,8 +58,14 @@ std::string weights_digest(const SafetensorsFile& file, const std::map<std::stri
 /// Error(kRunFailed) that names the first difference. `extra` is added to the metadata (recipe, labels). The same
 /// inputs give the same bytes. Adding the vector to the base in float32 gives the model back within one unit in the
 /// last place of max(|θ_base|, |θ_model|), not always exactly: the difference of two floats is rounded.
+/// Other encodings take half or a quarter of the bytes: "dense-bf16", "dense-f16" (refused where a difference exceeds
+/// it), and "affine-u8", in which a tensor's values lie on 256 even steps from its least to its largest, so that each
+/// is off by half a step at most (Kim et al. 2025, "Task Vector Quantization", arXiv 2503.06921, section 4).
 void write_task_vector(const std::filesystem::path& base, const std::filesystem::path& model,
-                       const std::filesystem::path& out, const std::map<std::string, std::string>& extra);
+                       const std::filesystem::path& out, const std::map<std::string, std::string>& extra,
+                       const std::string& encoding = "dense-f32");
+/// Names of encodings.
+std::vector<std::string> task_vector_encodings();
 
 /// An open task vector.
 class TaskVector {

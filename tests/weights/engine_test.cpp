@@ -176,6 +176,29 @@ TEST_CASE("a checkpoint is worth its vector, and stands beside it") {
     CHECK(setup.result("c") == setup.models[1].values.at("c"));
 }
 
+TEST_CASE("vectors in any encoding are merged as what they stand for") {
+    Setup setup(4);
+    const std::vector<std::string> encodings = task_vector_encodings();
+    REQUIRE(encodings.size() == 4);
+    std::vector<float> sum(5000);
+    for (size_t i = 0; i < encodings.size(); ++i) {
+        setup.models[i].write(setup.folder / "model");
+        write_task_vector(setup.base, setup.folder / "model", setup.vectors[i], {}, encodings[i]);
+        const std::vector<float> read = TaskVector::open(setup.vectors[i]).file().read_floats("a");
+        REQUIRE(read.size() == sum.size());
+        for (size_t k = 0; k < sum.size(); ++k) sum[k] += read[k];
+    }
+    const std::vector<float>& base = setup.base_file.values.at("a");
+    std::string bytes;
+    for (const size_t tile : {1024, 2048, 8192}) {
+        setup.run({mean()}, {.threads = 3, .tile_elements = tile});
+        const std::vector<float> merged = setup.result("a");
+        for (size_t k = 0; k < sum.size(); ++k) CHECK(merged[k] == base[k] + sum[k] * 0.25F);
+        if (bytes.empty()) bytes = read_file(setup.out);
+        CHECK(read_file(setup.out) == bytes);
+    }
+}
+
 TEST_CASE("a base that is no encoder file: roles from shapes and names, its metadata in the result") {
     const Setup setup;
     const fs::path base = plain(setup, setup.base_file, "plain");

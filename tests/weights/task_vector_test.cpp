@@ -1,5 +1,6 @@
 #include "weights/task_vector.hpp"
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 
@@ -36,9 +37,9 @@ struct Pair {
         base_file.write(base);
         model_file.write(model);
     }
-    void make(const std::map<std::string, std::string>& extra = {}) const {
+    void make(const std::map<std::string, std::string>& extra = {}, const std::string& encoding = "dense-f32") const {
         write();
-        write_task_vector(base, model, vector, extra);
+        write_task_vector(base, model, vector, extra, encoding);
     }
     std::string error() const {
         return error_of([&] { make(); });
@@ -297,7 +298,8 @@ TEST_CASE("files that only look like task vectors are refused") {
     CHECK_THAT(opened({good, 1, DType::kF64}), Catch::Contains("is F64, expected F32"));
     CHECK_THAT(opened({good, 1, DType::kF32, "norm"}), Catch::Contains("'norm' is not among the base's"));
     CHECK_THAT(opened(with("biophony.format", "encoder/0")), Catch::Contains("expected 'task-vector/0'"));
-    CHECK_THAT(opened(with("biophony.encoding", "int4")), Catch::Contains("the encoding 'int4', expected 'dense-f32'"));
+    CHECK_THAT(opened(with("biophony.encoding", "int4")),
+               Catch::Contains("the unknown encoding 'int4'; there are: dense-f32, dense-bf16, dense-f16, affine-u8"));
     for (const char* base : {"{}", R"({"digest":1,"tensors":{}})", R"({"digest":"x","tensors":{"a":1}})",
                              R"({"digest":"x","tensors":[]})"})
         CHECK_THAT(opened(with("biophony.base", base)), Catch::Contains("biophony.base"));
@@ -309,4 +311,97 @@ TEST_CASE("files that only look like task vectors are refused") {
     const TaskVector part = TaskVector::open(pair.folder / "x");
     CHECK_THAT(error_of([&] { part.check_base(SafetensorsFile::open(pair.base)); }),
                Catch::Contains("lacks the tensor 'conv.weight'"));
+}
+
+namespace {
+
+/// Differences of many sizes, and a tensor that didn't move.
+void widen(Pair& pair) {
+    std::vector<float> before(1000), after(1000);
+    for (size_t k = 0; k < before.size(); ++k) {
+        before[k] = std::sin(static_cast<float>(k));
+        after[k] = before[k] + 0.01F * std::cos(static_cast<float>(k * k)) + 0.003F;
+    }
+    pair.base_file.values["conv.weight"] = before;
+    pair.model_file.values["conv.weight"] = after;
+    for (EncoderFile* file : {&pair.base_file, &pair.model_file}) file->shapes["conv.weight"] = {10, 100};
+    pair.model_file.values["norm.bias"] = pair.base_file.values["norm.bias"];
+}
+
+}  // namespace
+
+TEST_CASE("a task vector is stored in fewer bytes, and is off by no more than its encoding says") {
+    Pair pair;
+    widen(pair);
+    pair.make();
+    const std::vector<float> exact = TaskVector::open(pair.vector).file().read_floats("conv.weight");
+    const auto [least, largest] = std::minmax_element(exact.begin(), exact.end());
+    const double step = (double{*largest} - *least) / 255;
+    struct Case {
+        const char* encoding;
+        DType dtype;
+        double relative, absolute;
+    };
+    for (const Case& of : {Case{"dense-bf16", DType::kBF16, 1.0 / 256, 0},
+                           {"dense-f16", DType::kF16, 1.0 / 2048, 1e-7},
+                           {"affine-u8", DType::kU8, 1e-6, step * 0.5001}}) {
+        INFO(of.encoding);
+        pair.make({}, of.encoding);
+        const TaskVector vector = TaskVector::open(pair.vector);
+        CHECK(vector.file().require("conv.weight").dtype == of.dtype);
+        vector.check_base(SafetensorsFile::open(pair.base));
+        const std::vector<float> read = vector.file().read_floats("conv.weight");
+        double worst = 0;
+        for (size_t k = 0; k < exact.size(); ++k) {
+            const double off = std::fabs(double{read[k]} - exact[k]);
+            CHECK(off <= of.relative * std::fabs(exact[k]) + of.absolute);
+            worst = std::max(worst, off);
+        }
+        CHECK(worst > 0);
+        CHECK(vector.file().read_floats("norm.bias") == std::vector<float>{0, 0});
+        // A part is what stands there in the whole.
+        std::vector<float> part(37);
+        vector.file().read_floats(vector.file().require("conv.weight"), 900, part);
+        CHECK(std::equal(part.begin(), part.end(), read.begin() + 900));
+    }
+}
+
+TEST_CASE("an encoding that isn't there, can't hold a difference, or doesn't say its steps is refused") {
+    Pair pair;
+    widen(pair);
+    CHECK_THAT(error_of([&] { pair.make({}, "affine-u4"); }),
+               Catch::Contains("the unknown encoding 'affine-u4'; did you mean 'affine-u8'?"));
+    pair.model_file.values["conv.weight"][3] = 1e6F;
+    CHECK_THAT(error_of([&] { pair.make({}, "dense-f16"); }),
+               Catch::Contains("tensor 'conv.weight': a difference to the base exceeds the encoding dense-f16"));
+    CHECK_FALSE(fs::exists(pair.vector));
+    pair.model_file.values["conv.weight"][3] = 3e38F;
+    pair.model_file.values["conv.weight"][4] = -3e38F;
+    CHECK_THAT(error_of([&] { pair.make({}, "affine-u8"); }), Catch::Contains("are too far apart for codes"));
+
+    Pair good;
+    widen(good);
+    good.make({}, "affine-u8");
+    const SafetensorsFile file = SafetensorsFile::open(good.vector);
+    auto with = [&](const std::string& key, const std::string& value) {
+        std::map<std::string, std::string> metadata = file.metadata();
+        metadata[key] = value;
+        std::vector<SafetensorsWriter::Tensor> tensors;
+        for (const TensorInfo& tensor : file.tensors()) tensors.push_back({tensor.name, tensor.dtype, tensor.shape});
+        SafetensorsWriter writer(good.folder / "other", std::move(tensors), metadata);
+        for (const TensorInfo& tensor : file.tensors()) {
+            std::vector<std::byte> raw(tensor.bytes());
+            file.read(tensor, 0, raw);
+            writer.write(tensor.name, 0, raw);
+        }
+        writer.finish();
+        return error_of([&] { TaskVector::open(good.folder / "other"); });
+    };
+    CHECK(with("biophony.affine", file.metadata("biophony.affine")).empty());
+    for (const char* affine :
+         {R"({"conv.weight": [0, 1]})", R"({"conv.weight": [0, 1], "norm.bias": [0, -1]})",
+          R"({"conv.weight": [0, 1], "norm.bias": [0, 1e38]})", R"({"conv.weight": [0, 1], "norm.bias": [0]})",
+          R"({"conv.weight": [0, 1], "norm.bias": "0"})"})
+        CHECK_THAT(with("biophony.affine", affine), Catch::Contains("of tensor 'norm.bias', expected [minimum, step]"));
+    CHECK_THAT(with("biophony.encoding", "dense-bf16"), Catch::Contains("is U8, expected BF16 (encoding dense-bf16)"));
 }
