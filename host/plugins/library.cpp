@@ -11,6 +11,7 @@
 
 #include "base/file_hashes.hpp"
 #include "base/schema.hpp"
+#include "base/sha256.hpp"
 #include "biophony/c/dataset.h"
 #include "biophony/c/merger.h"
 #include "plugins/elf.hpp"
@@ -110,6 +111,9 @@ const bph_plugin* checked_entry(boost::dll::shared_library& library, const std::
 void set_torch_hooks(const TorchHooks& hooks) {
     torch_hooks = hooks;
 }
+std::string sha256_of_library(const fs::path& path) try { return file_hashes().sha256(path); } catch (const Error&) {
+    return sha256_file(path);  // it is being replaced: what counts is told of the bytes that there are
+}
 bool torch_hooks_set() {
     return torch_hooks.open_torch != nullptr && torch_hooks.abi_mismatch != nullptr;
 }
@@ -127,7 +131,7 @@ PluginFile read_library_file(const fs::path& path) {
         const std::optional<std::string> text = elf.section(BPH_MANIFEST_SECTION);
         if (!text)
             return refuse(PluginState::kNotAPlugin, "it has no section " BPH_MANIFEST_SECTION ", the manifest"), file;
-        file.sha256 = file_hashes().sha256(path);
+        file.sha256 = sha256_of_library(path);
 
         std::vector<Diagnostic> problems;
         std::vector<std::string> notes;

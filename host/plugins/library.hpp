@@ -33,5 +33,7 @@ const void* item_table(const bph_plugin* plugin, const ItemInfo& item);
 void check_answers(const bph_plugin* plugin, const ItemInfo& item);
 
 bool torch_hooks_set();
+/// SHA-256 of a library or program, remembered while the file stays as it is.
+std::string sha256_of_library(const std::filesystem::path& path);
 
 }  // namespace biophony

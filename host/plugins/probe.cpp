@@ -17,7 +17,6 @@
 #include <cstring>
 #include <mutex>
 
-#include "base/file_hashes.hpp"
 #include "base/files.hpp"
 #include "base/sha256.hpp"
 #include "plugins/library.hpp"
@@ -42,12 +41,12 @@ std::string host_build() {
     const std::lock_guard lock(mutex);
     std::string& build = known[probe_options.executable];
     if (build.empty()) {
-        std::string hashes = file_hashes().sha256(probe_options.executable);
+        std::string hashes = sha256_of_library(probe_options.executable);
         Dl_info self{};
         if (::dladdr(reinterpret_cast<const void*>(&probe_main), &self) != 0 && self.dli_fname != nullptr) {
             const fs::path library = self.dli_fname;
             for (const fs::path& path : {library, library.parent_path() / "libbiophony-torch.so"})
-                if (fs::is_regular_file(path)) hashes += file_hashes().sha256(path);
+                if (fs::is_regular_file(path)) hashes += sha256_of_library(path);
         }
         build = sha256_hex(hashes).substr(0, 16);
     }

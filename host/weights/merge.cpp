@@ -673,8 +673,9 @@ struct Work {
     uint64_t limit = 0;                                 ///< of these bytes, for units at the same time
 };
 
-/// Does the units 0 … units - 1, on all threads. Of several errors the one of the first unit is thrown, so that it
-/// doesn't depend on the threads: units are taken in order, and a unit once taken is finished.
+/// Does the units 0 … units - 1, on all threads. Of several errors the one of the first unit is thrown, so that with
+/// tiles of the same size it doesn't depend on the threads: units are taken in order, and a unit once taken is
+/// finished.
 void run_units(const Job& job, uint64_t units, const Meter& meter, const Work& work) {
     uint64_t next = 0;
     std::atomic<bool> stop{false};
@@ -1096,14 +1097,14 @@ void write_observed(const Job& job, uint64_t tile_elements, SafetensorsWriter& w
     for (auto& block : kept) observer.join(std::move(block));
 }
 
-/// As many elements as keep the tiles of all experts, of base, stage and result in twice a second-level cache, which is
-/// a thread's share of the third level or less, and within this memory. Smaller tiles cost more calls of the kernel,
-/// and more waiting of threads that write to one file, than the nearer cache saves.
+/// As many elements as keep the tiles of all experts, of base, stage and result in about twice a second-level cache,
+/// which is a thread's share of the third level or less, and within this memory. Smaller tiles cost more calls of the
+/// kernel, and more waiting of threads that write to one file, than the nearer cache saves.
 size_t good_tile(size_t experts, uint64_t bytes_of_thread) {
     const long cache = ::sysconf(_SC_LEVEL2_CACHE_SIZE);
     const size_t bytes = cache >= (256L << 10) ? static_cast<size_t>(cache) : size_t{1} << 20;
     const size_t most = std::max<size_t>(bytes_of_thread / sizeof(float) / (experts + 2), 1024);
-    return std::min(std::clamp(bytes * 2 / sizeof(float) / (experts + 2), size_t{4096}, size_t{65536}), most) / 1024 *
+    return std::min(std::clamp(bytes * 2 / sizeof(float) / (experts + 2), size_t{4096}, size_t{49152}), most) / 1024 *
            1024;
 }
 
@@ -1125,7 +1126,7 @@ Plan plan_of(const Job& job, const MergeTensor& tensor, size_t index) {
 /// Decides on tiles and threads; returns the bytes that are in use at most.
 uint64_t plan_memory(MergePlan& plan, Job& job) {
     const uint64_t budget = job.options.memory.value_or(kMemory), experts = plan.experts.size();
-    if (!job.options.tile_elements) plan.tile_elements = good_tile(experts, budget / 16 / plan.threads);
+    if (!job.options.tile_elements) plan.tile_elements = good_tile(experts, budget / 4 / plan.threads);
     const uint64_t tile = job.options.observer == nullptr ? plan.tile_elements : observed_tile(plan.tile_elements);
     const uint64_t each = tile_bytes(job, tile);
     job.threads = static_cast<unsigned>(std::clamp<uint64_t>(budget / 2 / each, 1, plan.threads));

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <atomic>
 #include <cmath>
+#include <limits>
 #include <thread>
 
 #include "base/nearest.hpp"
@@ -74,8 +75,10 @@ std::string hash_of(const SafetensorsFile& file, const TensorInfo& tensor, std::
 
 std::string digest_of(const SafetensorsFile& file, const std::map<std::string, std::string>& hashes) {
     Json record = Json::object();
-    for (const TensorInfo& tensor : file.tensors())
-        record[tensor.name] = {to_string(tensor.dtype), tensor.shape, hashes.at(tensor.name)};
+    for (const TensorInfo& tensor : file.tensors()) {
+        Json& entry = record[tensor.name] = {to_string(tensor.dtype), tensor.shape, hashes.at(tensor.name)};
+        if (tensor.affine) entry.push_back({tensor.affine->minimum, tensor.affine->step});
+    }
     return sha256_hex(canonical(record));
 }
 
@@ -150,11 +153,14 @@ void take_codes(SafetensorsFile& file) {
     for (const TensorInfo& tensor : file.tensors()) names.push_back(tensor.name);
     for (const std::string& name : names) {
         const auto found = affine.find(name);
-        const bool pair = found != affine.end() && found->is_array() && found->size() == 2 && (*found)[0].is_number() &&
-                          (*found)[1].is_number();
-        const Affine read = pair ? Affine{(*found)[0].get<float>(), (*found)[1].get<float>()} : Affine{};
-        if (!pair || !std::isfinite(read.minimum) || !(read.step >= 0) ||
-            !std::isfinite(read.minimum + kCodes * read.step))
+        auto number = [&](size_t i) {
+            constexpr double kMost = std::numeric_limits<float>::max();
+            const bool there = found != affine.end() && found->is_array() && found->size() == 2 &&
+                               (*found)[i].is_number() && std::fabs((*found)[i].get<double>()) <= kMost;
+            return there ? (*found)[i].get<float>() : std::numeric_limits<float>::quiet_NaN();
+        };
+        const Affine read{number(0), number(1)};
+        if (!(read.step >= 0) || !std::isfinite(read.minimum + kCodes * read.step))
             refuse(file, fmt::format("'biophony.affine' says {} of tensor '{}', expected [minimum, step], finite in "
                                      "float32, and no step below 0",
                                      found == affine.end() ? "nothing" : found->dump(), name));

@@ -59,8 +59,8 @@ std::string weights_digest(const SafetensorsFile& file, const std::map<std::stri
 /// inputs give the same bytes. Adding the vector to the base in float32 gives the model back within one unit in the
 /// last place of max(|θ_base|, |θ_model|), not always exactly: the difference of two floats is rounded.
 /// Other encodings take half or a quarter of the bytes: "dense-bf16", "dense-f16" (refused where a difference exceeds
-/// it), and "affine-u8", in which a tensor's values lie on 256 even steps from its least to its largest, so that each
-/// is off by half a step at most (Kim et al. 2025, "Task Vector Quantization", arXiv 2503.06921, section 4).
+/// it), and "affine-u8", in which a tensor's values become the nearest of 256, evenly from its least to its largest, so
+/// that each is off by half a step at most (Kim et al. 2025, "Task Vector Quantization", arXiv 2503.06921).
 void write_task_vector(const std::filesystem::path& base, const std::filesystem::path& model,
                        const std::filesystem::path& out, const std::map<std::string, std::string>& extra,
                        const std::string& encoding = "dense-f32");

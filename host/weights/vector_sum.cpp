@@ -33,9 +33,10 @@ void write_vector_sum(const std::vector<std::filesystem::path>& vectors, std::sp
     }
     const SafetensorsFile& first = all.front().file();
     std::map<std::string, std::string> metadata = extra;
-    for (const char* key : {"biophony.format", "biophony.encoder", "biophony.config", "biophony.roles", "biophony.base",
-                            "biophony.encoding"})
+    for (const char* key :
+         {"biophony.format", "biophony.encoder", "biophony.config", "biophony.roles", "biophony.base"})
         metadata[key] = first.metadata(key);
+    metadata["biophony.encoding"] = "dense-f32";  // whatever the vectors have
     std::vector<SafetensorsWriter::Tensor> announced;
     uint64_t elements = 0, done = 0;
     for (const TensorInfo& tensor : first.tensors()) {

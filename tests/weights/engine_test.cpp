@@ -10,6 +10,7 @@
 #include "stage_host.hpp"
 #include "weights/kernels.hpp"
 #include "weights/merge_inputs.hpp"
+#include "weights/vector_sum.hpp"
 
 using namespace biophony;
 using namespace biophony::test;
@@ -196,6 +197,27 @@ TEST_CASE("vectors in any encoding are merged as what they stand for") {
         for (size_t k = 0; k < sum.size(); ++k) CHECK(merged[k] == base[k] + sum[k] * 0.25F);
         if (bytes.empty()) bytes = read_file(setup.out);
         CHECK(read_file(setup.out) == bytes);
+    }
+}
+
+TEST_CASE("a sum of vectors in any encoding is one that opens") {
+    Setup setup(4);
+    const std::vector<std::string> encodings = task_vector_encodings();
+    for (size_t first = 0; first < encodings.size(); ++first) {
+        INFO(encodings[first]);
+        std::vector<double> expected(5000);
+        std::vector<fs::path> vectors;
+        for (size_t i = 0; i < encodings.size(); ++i) {
+            setup.models[i].write(setup.folder / "model");
+            vectors.push_back(setup.folder / ("coded" + std::to_string(i)));
+            write_task_vector(setup.base, setup.folder / "model", vectors.back(), {},
+                              encodings[(first + i) % encodings.size()]);
+            const std::vector<float> read = TaskVector::open(vectors.back()).file().read_floats("a");
+            for (size_t k = 0; k < expected.size(); ++k) expected[k] += (i % 2 == 0 ? 1 : -0.5) * double{read[k]};
+        }
+        write_vector_sum(vectors, std::vector<double>{1, -0.5, 1, -0.5}, setup.out, {});
+        const std::vector<float> sum = TaskVector::open(setup.out).file().read_floats("a");
+        for (size_t k = 0; k < expected.size(); ++k) CHECK(sum[k] == Approx(expected[k]).margin(1e-9));
     }
 }
 

@@ -400,8 +400,21 @@ TEST_CASE("an encoding that isn't there, can't hold a difference, or doesn't say
     CHECK(with("biophony.affine", file.metadata("biophony.affine")).empty());
     for (const char* affine :
          {R"({"conv.weight": [0, 1]})", R"({"conv.weight": [0, 1], "norm.bias": [0, -1]})",
-          R"({"conv.weight": [0, 1], "norm.bias": [0, 1e38]})", R"({"conv.weight": [0, 1], "norm.bias": [0]})",
-          R"({"conv.weight": [0, 1], "norm.bias": "0"})"})
+          R"({"conv.weight": [0, 1], "norm.bias": [0, 1e38]})", R"({"conv.weight": [0, 1], "norm.bias": [0, 1e300]})",
+          R"({"conv.weight": [0, 1], "norm.bias": [0]})", R"({"conv.weight": [0, 1], "norm.bias": "0"})"})
         CHECK_THAT(with("biophony.affine", affine), Catch::Contains("of tensor 'norm.bias', expected [minimum, step]"));
     CHECK_THAT(with("biophony.encoding", "dense-bf16"), Catch::Contains("is U8, expected BF16 (encoding dense-bf16)"));
+}
+
+TEST_CASE("codes that stand for other values are other weights") {
+    Pair one, two;
+    widen(one), widen(two);
+    for (auto& [name, values] : two.model_file.values)
+        for (size_t k = 0; k < values.size(); ++k) values[k] = 2 * one.model_file.values[name][k];
+    for (auto& [name, values] : two.base_file.values)
+        for (size_t k = 0; k < values.size(); ++k) values[k] = 2 * one.base_file.values[name][k];
+    one.make({}, "affine-u8"), two.make({}, "affine-u8");
+    const TaskVector a = TaskVector::open(one.vector), b = TaskVector::open(two.vector);
+    CHECK(tensor_hashes(a.file()) == tensor_hashes(b.file()));
+    CHECK(weights_digest(a.file()) != weights_digest(b.file()));
 }
