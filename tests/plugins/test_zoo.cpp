@@ -134,7 +134,7 @@ TEST_CASE("nothing runs where nothing is probed") {
     const Scratch scratch;
     check(look("aborts", false), {PluginState::kOk, {}});
     check(look("hangs", false), {PluginState::kOk, {}});
-    CHECK_FALSE(fs::exists(scratch.cache()));
+    CHECK_FALSE(fs::exists(scratch.cache() / "probe"));
 }
 
 TEST_CASE("without LibTorch an encoder is listed, not probed, and not loaded") {
