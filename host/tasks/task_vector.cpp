@@ -65,9 +65,16 @@ NodeType task_vector_type() {
         .inputs = {{.name = "base", .types = {"encoder"}, .summary = "the encoder that the model was fine-tuned from"},
                    {.name = "model", .types = {"checkpoint"}, .summary = "the fine-tuned model; its head is left out"}},
         .output = std::string(port::kTaskVector),
-        .parameters = Json::parse(R"({"type": "object", "properties": {
-            "encoding": {"type": "string", "enum": ["dense-f32", "dense-bf16", "dense-f16", "affine-u8"], "default": "dense-f32",
-                "description": "how the differences are stored: exactly to rounding; in half the bytes; or as 8-bit codes between a tensor's least and largest, in a quarter"}}})"),
+        .parameters =
+            {{"type", "object"},
+             {"properties",
+              {{"encoding",
+                {{"type", "string"},
+                 {"enum", task_vector_encodings()},
+                 {"default", task_vector_encodings().front()},
+                 {"description",
+                  "how the differences are stored: exactly to rounding; in half the bytes; or as 8-bit codes between a "
+                  "tensor's least and largest, in a quarter"}}}}}},
         .sources = sources::k_task_vector,
         .run = run_task_vector,
         .describe = describe_task_vector,

@@ -64,7 +64,7 @@ std::string weights_digest(const SafetensorsFile& file, const std::map<std::stri
 void write_task_vector(const std::filesystem::path& base, const std::filesystem::path& model,
                        const std::filesystem::path& out, const std::map<std::string, std::string>& extra,
                        const std::string& encoding = "dense-f32");
-/// Names of encodings.
+/// Names of encodings, the one that is taken where none is asked for first.
 std::vector<std::string> task_vector_encodings();
 
 /// An open task vector.

@@ -72,7 +72,9 @@ timed() { # NAME METHOD ARGUMENT...: what each merge of the two needs anew is re
     note "$1" "$seconds"
 }
 forget_lengths() { rm -rf "$BIOPHONY_CACHE/squares"; }
-forget_hashes() { find "$BIOPHONY_CACHE/hashes" -type f ! -name 'file-*' -delete; } # those of the program stay
+forget_hashes() { # those of the program stay
+    [[ ! -d $BIOPHONY_CACHE/hashes ]] || find "$BIOPHONY_CACHE/hashes" -type f ! -name 'file-*' -delete
+}
 methods=(average task-arithmetic dare ties.global ties.nihal2026 ties.per-tensor)
 merge average "$folder/out" "${few[@]}" >/dev/null 2>&1 # plugins are looked at once
 sleep 2.1                                               # what is younger isn't remembered

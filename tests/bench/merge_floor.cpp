@@ -1,4 +1,4 @@
-// For tests/bench/merge.sh: makes inputs, and measures what no merge of them can go below.
+// For tests/bench/merge.sh: makes inputs, and measures what reading them and writing a file takes.
 //
 //   merge_floor make FOLDER EXPERTS WIDTH BLOCKS     base.safetensors and expert0.safetensors …, an encoder's tensors
 //   merge_floor floor THREADS OUT FILE…              reads all files, once each, then copies the first one to OUT,
