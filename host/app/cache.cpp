@@ -193,8 +193,8 @@ int cache_command(const std::vector<std::string>& arguments) {
     const std::string verb = values["_verb"].as<std::string>();
     const std::vector<std::string> verbs = {"list", "verify", "prune"};
     if (std::find(verbs.begin(), verbs.end(), verb) == verbs.end())
-        throw Error(Code::kInvalid, fmt::format("cache: found '{}', expected list, verify or prune{}", verb,
-                                                did_you_mean(verb, verbs)));
+        throw Error(Code::kInvalid,
+                    with_nearest(fmt::format("cache: found '{}', expected list, verify or prune", verb), verb, verbs));
     for (const auto& [option, owner] :
          {std::pair{"remove", "verify"}, {"older-than", "prune"}, {"keep-bytes", "prune"}, {"dry-run", "prune"}})
         if (values.count(option) > 0 && verb != owner)

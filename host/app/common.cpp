@@ -175,7 +175,7 @@ std::string format_of(const options::variables_map& values) {
     const std::vector<std::string> known = {"text", "json"};
     if (std::find(known.begin(), known.end(), format) == known.end())
         throw Error(Code::kInvalid,
-                    fmt::format("--format: found '{}', expected text or json{}", format, did_you_mean(format, known)));
+                    with_nearest(fmt::format("--format: found '{}', expected text or json", format), format, known));
     return format;
 }
 
@@ -226,7 +226,10 @@ Json record_of(const Diagnostic& problem) {
         case Code::kInternal: code = "internal"; break;
         case Code::kInvalid: break;
     }
-    Json out = {{"code", code}, {"message", problem.message}};
+    Json out = {{"code", code}, {"message", problem.message.text}};
+    if (!problem.message.found.empty()) out["found"] = problem.message.found;
+    if (!problem.message.expected.empty()) out["expected"] = problem.message.expected;
+    if (!problem.message.nearest.empty()) out["nearest"] = problem.message.nearest;
     if (!problem.where.file.empty()) out["file"] = problem.where.file;
     if (problem.where.line > 0) out["line"] = problem.where.line;
     if (problem.where.column > 0) out["column"] = problem.where.column;

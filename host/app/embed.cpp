@@ -76,8 +76,9 @@ EmbedOptions embed_options(const options::variables_map& values) {
     const std::vector<std::string> precisions = {"float32", "bf16"};
     const std::string precision = text("precision");
     if (std::find(precisions.begin(), precisions.end(), precision) == precisions.end())
-        throw Error(Code::kInvalid, fmt::format("--precision: found '{}', expected float32 or bf16{}", precision,
-                                                did_you_mean(precision, precisions)));
+        throw Error(Code::kInvalid,
+                    with_nearest(fmt::format("--precision: found '{}', expected float32 or bf16", precision), precision,
+                                 precisions));
     out.bfloat16 = precision == "bf16";
     out.batch = static_cast<size_t>(number_of(values, "batch", 4096));
     out.threads = values.count("threads") > 0 ? static_cast<unsigned>(number_of(values, "threads", 1024))

@@ -210,7 +210,7 @@ int explain_command(const std::vector<std::string>& arguments) {
             if (one.stem == id) of_stem.push_back(one.id);
         }
         throw Error(Code::kInvalid,
-                    of_stem.empty() ? fmt::format("the pipeline has no node '{}'{}", id, did_you_mean(id, ids))
+                    of_stem.empty() ? with_nearest(fmt::format("the pipeline has no node '{}'", id), id, ids)
                                     : fmt::format("'{}' stands for {} nodes, expected one of them, like '{}'", id,
                                                   of_stem.size(), of_stem.front()),
                     {.file = values["_file"].as<std::string>()});

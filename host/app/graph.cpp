@@ -24,8 +24,9 @@ int graph_command(const std::vector<std::string>& arguments) {
     const std::vector<std::string> known = {"dot", "mermaid", "json"};
     const std::string format = values["format"].as<std::string>();
     if (std::find(known.begin(), known.end(), format) == known.end())
-        throw Error(Code::kInvalid, fmt::format("--format: found '{}', expected dot, mermaid or json{}", format,
-                                                did_you_mean(format, known)));
+        throw Error(
+            Code::kInvalid,
+            with_nearest(fmt::format("--format: found '{}', expected dot, mermaid or json", format), format, known));
     int status = 0;
     const Registry registry = make_registry(values);
     const Graph graph = load_pipeline(values, registry, status);

@@ -207,7 +207,7 @@ int inspect_command(const std::vector<std::string>& arguments) {
             for (const ItemInfo* item : registry.items()) names.push_back(item->name());
             for (const NodeType& type : node_types().all()) names.push_back(type.name);
             throw Error(Code::kPlugin,
-                        fmt::format("there is no item or node type '{}'{}", what, did_you_mean(what, names)));
+                        with_nearest(fmt::format("there is no item or node type '{}'", what), what, names));
         }
     }
     no_checkpoint();

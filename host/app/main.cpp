@@ -88,7 +88,7 @@ int dispatch(const std::vector<std::string>& command_line) {
         if (!command.hidden) names.emplace_back(command.name);
     }
     throw Error(Code::kInvalid,
-                fmt::format("unknown command '{}'{}", command_line[1], did_you_mean(command_line[1], names)));
+                with_nearest(fmt::format("unknown command '{}'", command_line[1]), command_line[1], names));
 }
 
 }  // namespace

@@ -54,7 +54,7 @@ int run_node_command(const std::vector<std::string>& arguments) {
     if (index == graph.nodes.size()) {
         std::vector<std::string> names;
         for (const GraphNode& node : graph.nodes) names.push_back(node.id);
-        throw Error(Code::kInvalid, fmt::format("there is no node '{}'{}", name, did_you_mean(name, names)));
+        throw Error(Code::kInvalid, with_nearest(fmt::format("there is no node '{}'", name), name, names));
     }
     RunOptions run = run_options(values, {});
     Console console;

@@ -58,7 +58,7 @@ int schema_command(const std::vector<std::string>& arguments) {
     for (const auto& [known, text] : kSchemas)
         if (name == known) schema = Json::parse(text);
     if (schema.is_null())
-        throw Error(Code::kInvalid, fmt::format("there is no schema '{}'{}", name, did_you_mean(name, names)));
+        throw Error(Code::kInvalid, with_nearest(fmt::format("there is no schema '{}'", name), name, names));
     if (values.count("check") == 0) {
         print_json(schema, 2);
         return 0;

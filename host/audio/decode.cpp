@@ -288,7 +288,7 @@ AudioCheck check_audio(const fs::path& path) {
         if (check.problem.empty() && not_finite >= 0)
             check.problem = fmt::format("sample {} is not a finite number", not_finite);
     } catch (const Error& error) {
-        check.problem = error.message();
+        check.problem = error.message().text;
     } catch (const std::exception& error) {
         check.problem = error.what();
     }

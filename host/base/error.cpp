@@ -20,10 +20,32 @@ std::string Where::text() const {
     return out;
 }
 
-Error::Error(Code code, std::string message, Where where)
+Message found_expected(std::string found, std::string expected) {
+    Message message(fmt::format("found {}, expected {}", found, expected));
+    message.found = std::move(found);
+    message.expected = std::move(expected);
+    return message;
+}
+
+Message operator+(Message message, std::string_view more) {
+    message.text += more;
+    return message;
+}
+
+Message operator+(std::string_view before, Message message) {
+    message.text.insert(0, before);
+    return message;
+}
+
+Message& operator+=(Message& message, std::string_view more) {
+    message.text += more;
+    return message;
+}
+
+Error::Error(Code code, Message message, Where where)
     : code_(code), message_(std::move(message)), where_(std::move(where)) {
     const std::string place = where_.text();
-    text_ = place.empty() ? message_ : place + ": " + message_;
+    text_ = place.empty() ? message_.text : place + ": " + message_.text;
 }
 
 Error Error::within(const Where& outer) const {

@@ -32,12 +32,33 @@ struct Where {
     std::string text() const;
 };
 
+/// What is said of a fault: one line for people and, where they are known, its parts for programs. A plain text is one.
+struct Message {
+    Message() = default;
+    Message(std::string said) : text(std::move(said)) {}
+    Message(const char* said) : text(said) {}
+
+    bool empty() const { return text.empty(); }
+
+    std::string text;      ///< "found the string "smal", expected one of "small", "nihal2026"; did you mean 'small'?"
+    std::string found;     ///< in the words of the text: "the number 3", "'fiel'"
+    std::string expected;  ///< in the words of the text
+    std::string nearest;   ///< the one valid name that is near
+};
+
+/// "found FOUND, expected EXPECTED".
+Message found_expected(std::string found, std::string expected);
+/// The same parts, with more said behind or before.
+Message operator+(Message message, std::string_view more);
+Message operator+(std::string_view before, Message message);
+Message& operator+=(Message& message, std::string_view more);
+
 /// Thrown by everything in the host. what() is one line: where, what was found, what was expected.
 class Error : public std::exception {
 public:
-    Error(Code code, std::string message, Where where = {});
+    Error(Code code, Message message, Where where = {});
     Code code() const { return code_; }
-    const std::string& message() const { return message_; }
+    const Message& message() const { return message_; }
     const Where& where() const { return where_; }
     const char* what() const noexcept override { return text_.c_str(); }
     /// The same error with the parts of `outer` filled in that are unknown here.
@@ -45,7 +66,7 @@ public:
 
 private:
     Code code_;
-    std::string message_;
+    Message message_;
     Where where_;
     std::string text_;
 };

@@ -15,7 +15,7 @@ namespace biophony {
 
 std::string Diagnostic::text() const {
     const std::string place = where.text();
-    return place.empty() ? message : place + ": " + message;
+    return place.empty() ? message.text : place + ": " + message.text;
 }
 
 std::string pointer_join(std::string_view pointer, std::string_view key) {

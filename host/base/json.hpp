@@ -18,8 +18,8 @@ using Json = nlohmann::json;
 /// One problem of a document; several are collected before anything is reported.
 struct Diagnostic {
     Code code = Code::kInvalid;
-    Where where;          ///< file, line, column and pointer, as far as known
-    std::string message;  ///< what was found, what was expected, the nearest name
+    Where where;      ///< file, line, column and pointer, as far as known
+    Message message;  ///< what was found, what was expected, the nearest name
 
     std::string text() const;
 };

@@ -48,11 +48,23 @@ std::string nearest(std::string_view word, std::span<const std::string> candidat
     return found;
 }
 
-std::string did_you_mean(std::string_view word, std::span<const std::string> candidates) {
-    if (const std::string near = nearest(word, candidates); !near.empty())
-        return fmt::format("; did you mean '{}'?", near);
-    if (candidates.empty() || candidates.size() > 20) return {};
-    return fmt::format("; there are: {}", fmt::join(candidates, ", "));
+Message with_nearest(Message message, std::string_view word, std::span<const std::string> names,
+                     std::string_view none) {
+    if (message.found.empty()) message.found = fmt::format("'{}'", word);
+    message.nearest = nearest(word, names);
+    const bool few = !names.empty() && names.size() <= 20;
+    if (message.expected.empty() && few) message.expected = fmt::format("one of {}", fmt::join(names, ", "));
+    if (!message.nearest.empty())
+        message.text += fmt::format("; did you mean '{}'?", message.nearest);
+    else if (few)
+        message.text += fmt::format("; there are: {}", fmt::join(names, ", "));
+    else if (names.empty())
+        message.text += none;
+    return message;
+}
+
+std::string did_you_mean(std::string_view word, std::span<const std::string> names) {
+    return with_nearest(Message(), word, names).text;
 }
 
 }  // namespace biophony

@@ -53,8 +53,7 @@ void find_unknown_keys(const Json& schema, const Json& value, const std::string&
             problems.push_back(
                 {Code::kInvalid,
                  {.pointer = at},
-                 fmt::format("unknown parameter '{}'{}", key,
-                             names.empty() ? std::string("; there are none") : did_you_mean(key, names))});
+                 with_nearest(fmt::format("unknown parameter '{}'", key), key, names, "; there are none")});
     }
 }
 
@@ -196,8 +195,7 @@ std::vector<Diagnostic> problems_by_schema(const Json& schema, const Json& value
 void apply_schema(const Json& schema, Json& value, std::string_view pointer, std::vector<Diagnostic>& problems) {
     const std::string root(pointer);
     if (!value.is_object()) {
-        problems.push_back(
-            {Code::kInvalid, {.pointer = root}, fmt::format("found {}, expected an object", describe(value))});
+        problems.push_back({Code::kInvalid, {.pointer = root}, found_expected(describe(value), "an object")});
         return;
     }
     fill_defaults(schema, value);
@@ -248,7 +246,7 @@ void apply_schema(const Json& schema, Json& value, std::string_view pointer, std
         }
         const Json* wanted = schema_at(schema, *at);
         if (found == nullptr || wanted == nullptr) continue;
-        std::string message = fmt::format("found {}, expected {}", describe(*found), expected_by(*wanted));
+        Message message = found_expected(describe(*found), expected_by(*wanted));
         // Inside an object the fault is a key; required and unknown ones below the root are told by their parent.
         if (found->is_object() && wanted->contains("required"))
             for (const auto& name : (*wanted)["required"])
@@ -258,8 +256,8 @@ void apply_schema(const Json& schema, Json& value, std::string_view pointer, std
             std::vector<std::string> names;
             for (const auto& name : (*wanted)["enum"])
                 if (name.is_string()) names.push_back(name.get<std::string>());
-            if (const std::string near = nearest(found->get<std::string>(), names); !near.empty())
-                message += fmt::format("; did you mean '{}'?", near);
+            message.nearest = nearest(found->get<std::string>(), names);
+            if (!message.nearest.empty()) message += fmt::format("; did you mean '{}'?", message.nearest);
         }
         bool already_told = false;
         for (const auto& problem : problems)

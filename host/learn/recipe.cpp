@@ -125,7 +125,7 @@ Recipe recipe_from(const Json& params) {
     if (found == recipes().end()) {
         std::vector<std::string> names;
         for (const Recipe& recipe : recipes()) names.push_back(recipe.name);
-        throw Error(Code::kInvalid, "unknown recipe '" + wanted + "'" + did_you_mean(wanted, names));
+        throw Error(Code::kInvalid, with_nearest("unknown recipe '" + wanted + "'", wanted, names));
     }
     Recipe recipe = *found;
     recipe.epochs = params.value("epochs", recipe.epochs);

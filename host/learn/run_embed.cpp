@@ -276,7 +276,7 @@ private:
                 input.channels = info.channels;
                 total_ += input.seconds;
             } catch (const Error& error) {
-                input.problem = error.message();
+                input.problem = error.message().text;
             }
             const int64_t rows =
                 whole() ? 1 : window_count(std::llround(input.seconds * info_.sample_rate), plan_.window, plan_.hop);

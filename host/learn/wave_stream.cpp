@@ -184,7 +184,7 @@ public:
         } catch (const Error& error) {
             throw Error(error.code(),
                         fmt::format("the clip from {} to {} s of recording '{}' ({}): {}", known.start_s, known.end_s,
-                                    sets_[s]->recordings[known.recording].id, sets_[s]->group, error.message()),
+                                    sets_[s]->recordings[known.recording].id, sets_[s]->group, error.message().text),
                         error.where());
         }
     }

@@ -115,14 +115,13 @@ private:
         const Json& node = *definition_.find(key.address);
         if (!node.is_object()) {
             edges_known_ = false;
-            return definition_.problem(
-                key.address, fmt::format("found {}, expected a node: an object with \"use\"", describe(node)));
+            return definition_.problem(key.address, found_expected(describe(node), "a node: an object with \"use\""));
         }
         for (const std::string& field : keys_of(node)) {
             if (std::find(kFields.begin(), kFields.end(), field) != kFields.end()) continue;
             const std::string address = pointer_join(key.address, field);
             if (!field.starts_with("with[")) {
-                definition_.problem(address, fmt::format("unknown key '{}'{}", field, did_you_mean(field, kFields)));
+                definition_.problem(address, with_nearest(fmt::format("unknown key '{}'", field), field, kFields));
                 continue;
             }
             check_overlay_field(definition_, expansion_, key, field);
@@ -133,7 +132,7 @@ private:
         CheckedNode& node = nodes_[n];
         const NodeKey& key = key_of(n);
         const std::string address = pointer_join(key.address, "use");
-        auto wrong = [&](const std::string& message, Code code = Code::kInvalid, const std::string& at = {}) {
+        auto wrong = [&](const Message& message, Code code = Code::kInvalid, const std::string& at = {}) {
             definition_.problem(at.empty() ? address : at, message + used_note(at, address), code);
         };
         if (definition_.find(address) == nullptr)
@@ -142,18 +141,19 @@ private:
         if (!substitute(definition_, address, {}, &expansion_.instances[n], address, use)) return;
         const std::string at = use.address("");
         if (!use.value.is_string())
-            return wrong(fmt::format("found {}, expected a node type or a plugin as \"kind:id\"", describe(use.value)),
-                         Code::kInvalid, at);
+            return wrong(found_expected(describe(use.value), "a node type or a plugin as \"kind:id\""), Code::kInvalid,
+                         at);
         const std::string name = use.value;
         const size_t colon = name.find(':');
         if (colon == std::string::npos) {
             node.type = is_node_kind(name) ? nullptr : types_.find(name);
             if (node.type != nullptr) return;
             if (is_node_kind(name))
-                return wrong(fmt::format("found '{}', expected a plugin of this kind, \"{}:id\"{}", name, name,
-                                         did_you_mean(name + ":", items_of(name))),
+                return wrong(with_nearest(found_expected("'" + name + "'",
+                                                         fmt::format("a plugin of this kind, \"{}:id\"", name)),
+                                          name + ":", items_of(name)),
                              Code::kInvalid, at);
-            return wrong(fmt::format("there is no node type '{}'{}", name, did_you_mean(name, all_uses())),
+            return wrong(with_nearest(fmt::format("there is no node type '{}'", name), name, all_uses()),
                          Code::kInvalid, at);
         }
         const std::string kind = name.substr(0, colon);
@@ -164,8 +164,8 @@ private:
                 Code::kInvalid, at);
         const NodeType* type = is_node_kind(kind) ? types_.find(kind) : nullptr;
         if (type == nullptr)
-            return wrong(fmt::format("found '{}', expected a node type, \"dataset:id\" or \"encoder:id\"{}", name,
-                                     did_you_mean(name, all_uses())),
+            return wrong(with_nearest(found_expected("'" + name + "'", "a node type, \"dataset:id\" or \"encoder:id\""),
+                                      name, all_uses()),
                          Code::kInvalid, at);
         try {
             node.item = &registry_.require(name);
@@ -201,10 +201,10 @@ private:
         if (seed.value.is_number_integer() && seed.value >= 0 && seed.value <= std::numeric_limits<int64_t>::max())
             nodes_[n].seed = seed.value;
         else
-            definition_.problem(
-                seed.address(""),
-                fmt::format("found {}, expected a seed: a whole number from 0 to {}{}", describe(seed.value),
-                            std::numeric_limits<int64_t>::max(), has_own ? used_note(seed.address(""), own) : ""));
+            definition_.problem(seed.address(""),
+                                found_expected(describe(seed.value), fmt::format("a seed: a whole number from 0 to {}",
+                                                                                 std::numeric_limits<int64_t>::max())) +
+                                    (has_own ? used_note(seed.address(""), own) : ""));
     }
 
     /// Tells problems with pointers in the node's parameters, at the places where the values were written.
@@ -215,7 +215,7 @@ private:
             const std::string& pointer = problem.where.pointer;
             std::string address = params.address(pointer);
             // A wrong key stands where it was written, wherever its value comes from.
-            if (problem.message.starts_with("unknown parameter")) {
+            if (problem.message.text.starts_with("unknown parameter")) {
                 const size_t slash = pointer.rfind('/');
                 const std::string key = params.address(pointer.substr(0, slash)) + pointer.substr(slash);
                 if (definition_.find(key) != nullptr) address = key;
@@ -238,9 +238,8 @@ private:
             Traced over;
             if (!substitute(definition_, address, {}, &instance, address, over)) return;
             if (!over.value.is_object())
-                return definition_.problem(over.address(""),
-                                           fmt::format("found {}, expected an object{}", describe(over.value),
-                                                       used_note(over.address(""), address)));
+                return definition_.problem(over.address(""), found_expected(describe(over.value), "an object") +
+                                                                 used_note(over.address(""), address));
             lay_over(node.params, over);
             laid.emplace_back(field, std::move(over));
         }
@@ -284,8 +283,7 @@ private:
         if (in == nullptr) in = &none;
         if (!in->is_object()) {
             edges_known_ = false;
-            return definition_.problem(address,
-                                       fmt::format("found {}, expected an object: port → node", describe(*in)));
+            return definition_.problem(address, found_expected(describe(*in), "an object: port → node"));
         }
         if (node.type == nullptr) edges_known_ = false;
         std::vector<std::string> ports;
@@ -311,9 +309,8 @@ private:
                               pointer_join(pointer_join("/pipelines", inlined->pipeline) + "/nodes", inlined->name) +
                                   "/in",
                               name);
-                definition_.problem(own,
-                                    fmt::format("{} has no port '{}'{}", node.type->name, name,
-                                                ports.empty() ? "; it takes no inputs" : did_you_mean(name, ports)));
+                definition_.problem(own, with_nearest(fmt::format("{} has no port '{}'", node.type->name, name), name,
+                                                      ports, "; it takes no inputs"));
                 continue;
             }
             find_sources(n, name, port, sources, at);
@@ -330,7 +327,7 @@ private:
                       const std::string& address) {
         CheckedNode& node = nodes_[n];
         const bool many = port == nullptr || port->many;
-        auto wrong = [&](const std::string& at, const std::string& message) {
+        auto wrong = [&](const std::string& at, const Message& message) {
             edges_known_ = false;
             definition_.problem(at, message);
         };
@@ -338,12 +335,13 @@ private:
         if (!sources.is_string() && !sources.is_array() && !named)
             return wrong(
                 address,
-                fmt::format("found {}, expected the name of a node{}{}", describe(sources),
-                            many ? ", or a list of names" : "",
-                            port != nullptr && port->named ? R"(, or an object of them, {"name": "node"})" : ""));
+                found_expected(
+                    describe(sources),
+                    fmt::format("the name of a node{}{}", many ? ", or a list of names" : "",
+                                port != nullptr && port->named ? R"(, or an object of them, {"name": "node"})" : "")));
         if (sources.is_array() && !many)
-            return wrong(address, fmt::format("found a list, expected one node: the port '{}' of {} takes one", name,
-                                              node.type->name));
+            return wrong(address, found_expected("a list", fmt::format("one node: the port '{}' of {} takes one", name,
+                                                                       node.type->name)));
         if (sources.is_structured() && sources.empty() && port != nullptr && port->required)
             return wrong(address, fmt::format("the list is empty, expected at least one {} for the port '{}' of {}",
                                               any_of(port->types), name, node.type->name));
@@ -377,8 +375,7 @@ private:
                 }
                 if (port != nullptr && type != nullptr &&
                     std::find(port->types.begin(), port->types.end(), type->output) == port->types.end())
-                    definition_.problem(at, fmt::format("the port '{}' of {} takes {}, '{}' gives {}", name,
-                                                        node.type->name, any_of(port->types), text, type->output));
+                    wrong_type(*node.type, *port, text, *type, at);
                 if (!seen.insert(f).second)
                     definition_.problem(at, fmt::format("'{}' comes twice into the port '{}'; keep one",
                                                         expansion_.instances[f].id, name));
@@ -387,6 +384,16 @@ private:
             }
         });
         if (port != nullptr && port->named) node.names[name] = named ? keys_of(sources) : names_in_list(inputs);
+    }
+
+    /// Tells that the node `text` of `type` gives what the port doesn't take.
+    void wrong_type(const NodeType& user, const PortSpec& port, const std::string& text, const NodeType& type,
+                    const std::string& at) {
+        Message message(fmt::format("the port '{}' of {} takes {}, '{}' gives {}", port.name, user.name,
+                                    any_of(port.types), text, type.output));
+        message.found = type.output;
+        message.expected = any_of(port.types);
+        definition_.problem(at, std::move(message));
     }
 
     /// Calls each(text, address) for what stands in a port: one name, or a list or an object of names.
@@ -400,7 +407,7 @@ private:
                 each(source, at);
             } else {
                 edges_known_ = false;
-                definition_.problem(at, fmt::format("found {}, expected the name of a node", describe(source)));
+                definition_.problem(at, found_expected(describe(source), "the name of a node"));
             }
         }
     }
@@ -422,8 +429,8 @@ private:
         std::vector<size_t> nodes;
         bool starred = false;  ///< may be any number of nodes
         bool good = false;
-        std::string problem;  ///< what to tell where it isn't; empty where the named node has a problem itself
-        bool own = false;     ///< depends on the node at hand
+        Message problem;   ///< what to tell where it isn't; empty where the named node has a problem itself
+        bool own = false;  ///< depends on the node at hand
     };
 
     /// What a reference stands for: "base", "clips[taxon]", "clips[bird]", "score[*,ridge]". `instance` is the node at
@@ -442,7 +449,7 @@ private:
 
     Resolved find_nodes(const Instance* instance, const NodeKey* key, const Inlined* inside, const std::string& text) {
         Resolved out;
-        auto wrong = [&](std::string message) {
+        auto wrong = [&](Message message) {
             out.problem = std::move(message);
             return std::move(out);
         };
@@ -475,13 +482,13 @@ private:
                 target->names_of_axes(), has_them ? target->key : fmt::format("{}[{}]", stem, stars),
                 has_them ? "" : fmt::format(", or one of them, like '{}'", expansion_.instances[target->first].id)));
         }
-        if (text.back() != ']') return wrong(fmt::format("found '{}', expected a ']' at the end", text));
+        if (text.back() != ']') return wrong(found_expected(fmt::format("'{}'", text), "a ']' at the end"));
         if (axes.empty()) return wrong(fmt::format("'{}' has no axes; did you mean '{}'?", stem, stem));
         const std::vector<std::string> entries =
             split(std::string_view(text).substr(open + 1, text.size() - open - 2), ',');
         if (entries.size() != axes.size())
-            return wrong(fmt::format("found {} in the brackets of '{}', expected {}, for {}", entries.size(), text,
-                                     axes.size(), target->names_of_axes()));
+            return wrong(found_expected(fmt::format("{} in the brackets of '{}'", entries.size(), text),
+                                        fmt::format("{}, for {}", axes.size(), target->names_of_axes())));
         // In the order of the target's axes, the last changing quickest.
         std::vector<size_t> found = {0};
         size_t stride = target->grid.size();
@@ -517,8 +524,9 @@ private:
                     std::vector<std::string> texts;
                     for (const AxisValue& candidate : axis.values) texts.push_back(candidate.text);
                     if (note.empty()) texts.push_back(axis.name);
-                    return wrong(fmt::format("'{}'{} is no value of the axis '{}' of '{}'{}", value, note, axis.name,
-                                             stem, did_you_mean(value, texts)));
+                    return wrong(with_nearest(
+                        fmt::format("'{}'{} is no value of the axis '{}' of '{}'", value, note, axis.name, stem), value,
+                        texts));
                 }
                 values.push_back(at->second);
             }
@@ -558,7 +566,7 @@ private:
             out.problem = fmt::format("'{}' stands for the nodes of a pipeline, of which others can use {}", stem,
                                       any_of(outputs));
         else
-            out.problem = fmt::format("there is no node '{}'{}", stem, did_you_mean(stem, expansion_.stems()));
+            out.problem = with_nearest(fmt::format("there is no node '{}'", stem), stem, expansion_.stems());
         return out;
     }
 
@@ -576,16 +584,17 @@ private:
         for (const auto& [name, sources] : named.items()) {
             const std::string address = pointer_join("/outputs", name);
             if (!is_name(name) || name.size() > kLongest) {
-                definition_.problem(
-                    address, fmt::format("found the name '{}', expected the name of a folder: letters, digits, '_', "
-                                         "'-' and '.', with a letter or '_' in front, at most {}",
-                                         name, kLongest));
+                definition_.problem(address,
+                                    found_expected(fmt::format("the name '{}'", name),
+                                                   fmt::format("the name of a folder: letters, digits, '_', '-' and "
+                                                               "'.', with a letter or '_' in front, at most {}",
+                                                               kLongest)));
                 continue;
             }
             if ((!sources.is_string() && !sources.is_array()) || sources.empty()) {
                 edges_known_ = false;
-                definition_.problem(address, fmt::format("found {}, expected the name of a node, or a list of names",
-                                                         describe(sources)));
+                definition_.problem(address,
+                                    found_expected(describe(sources), "the name of a node, or a list of names"));
                 continue;
             }
             GraphOutput output{.name = name, .nodes = {}, .many = sources.is_array()};

@@ -94,16 +94,16 @@ Definition::Definition(std::string text, const fs::path& file, const Overrides& 
       shown_folder_(file.parent_path().string()) {
     const size_t before = problems.size();
     if (text.size() > kMostText) {
-        problem(Where{.file = file.string()}, fmt::format("found {} MiB, expected a pipeline, which has at most {}",
-                                                          text.size() >> 20, kMostText >> 20));
+        problem(Where{.file = file.string()},
+                found_expected(fmt::format("{} MiB", text.size() >> 20),
+                               fmt::format("a pipeline, which has at most {}", kMostText >> 20)));
         return;
     }
     text_ = JsonText::parse(std::move(text), file.string(), problems);
     json_ = text_.value();
     if (!json_.is_object()) {
         if (problems.size() == before)
-            problem("", fmt::format("found {}, expected a pipeline: an object with \"biophony\": 1 and \"nodes\"",
-                                    describe(json_)));
+            problem("", found_expected(describe(json_), "a pipeline: an object with \"biophony\": 1 and \"nodes\""));
         return;
     }
     usable_ = true;
@@ -120,13 +120,14 @@ Definition::Definition(std::string text, const fs::path& file, const Overrides& 
         const std::string found = longest_name(rest, names);
         if (rest.empty()) {
             problem(Where{.file = by.name},
-                    fmt::format("found '{}', expected a name behind it, like {}.name=value", name, section));
+                    found_expected(fmt::format("'{}'", name),
+                                   fmt::format("a name behind it, like {}.name=value", section)));
             continue;
         }
         if (found.empty()) {
             problem(Where{.file = by.name},
-                    fmt::format("the pipeline has no {} '{}'{}", section == "axes" ? "axis" : "param", rest,
-                                names.empty() ? "; it has none" : did_you_mean(rest, names)));
+                    with_nearest(fmt::format("the pipeline has no {} '{}'", section == "axes" ? "axis" : "param", rest),
+                                 rest, names, "; it has none"));
             continue;
         }
         std::vector<std::string> path;
@@ -139,19 +140,18 @@ Definition::Definition(std::string text, const fs::path& file, const Overrides& 
 void Definition::check_top_level() {
     for (const std::string& key : keys_of(json_))
         if (std::find(kTopLevel.begin(), kTopLevel.end(), key) == kTopLevel.end()) {
-            problem(pointer_join("", key), fmt::format("unknown key '{}'{}", key, did_you_mean(key, kTopLevel)));
+            problem(pointer_join("", key), with_nearest(fmt::format("unknown key '{}'", key), key, kTopLevel));
         }
     if (!json_.contains("biophony"))
         problem("", "the key \"biophony\" is missing, expected \"biophony\": 1");
     else if (json_["biophony"] != 1 || !json_["biophony"].is_number_integer())
-        problem("/biophony",
-                fmt::format("found {}, expected 1, the only version of the format", describe(json_["biophony"])));
+        problem("/biophony", found_expected(describe(json_["biophony"]), "1, the only version of the format"));
     for (const char* key : {"$schema", "name", "description"})
         if (json_.contains(key) && !json_[key].is_string())
-            problem(pointer_join("", key), fmt::format("found {}, expected a text", describe(json_[key])));
+            problem(pointer_join("", key), found_expected(describe(json_[key]), "a text"));
     for (const char* key : {"params", "axes", "nodes", "pipelines", "outputs"}) {
         if (json_.contains(key) && !json_[key].is_object()) {
-            problem(pointer_join("", key), fmt::format("found {}, expected an object", describe(json_[key])));
+            problem(pointer_join("", key), found_expected(describe(json_[key]), "an object"));
             json_[key] = Json::object();
         } else if (std::string_view(key) == "nodes" && (!json_.contains(key) || json_[key].empty())) {
             problem("/nodes", json_.contains(key) ? "there are no nodes, expected at least one"
@@ -163,8 +163,7 @@ void Definition::check_top_level() {
 
 void Definition::put_params_file(const JsonText& file, const fs::path& working) {
     const Json& value = file.value();
-    if (!value.is_object())
-        return problem(file.where(""), fmt::format("found {}, expected an object of params", describe(value)));
+    if (!value.is_object()) return problem(file.where(""), found_expected(describe(value), "an object of params"));
     const auto text = std::make_shared<const JsonText>(file);
     const fs::path folder = (working / file.file()).lexically_normal().parent_path();
     auto lay = [&](const std::string& section, const std::string& hidden, const Json& over) {
@@ -173,9 +172,10 @@ void Definition::put_params_file(const JsonText& file, const fs::path& working) 
             if (section == "params" && name == "axes") continue;
             const std::string address = pointer_join("/" + section, name);
             if (std::find(names.begin(), names.end(), name) == names.end())
-                problem(file.where(address.substr(hidden.size())),
-                        fmt::format("the pipeline has no {} '{}'{}", section == "axes" ? "axis" : "param", name,
-                                    names.empty() ? "; it has none" : did_you_mean(name, names)));
+                problem(
+                    file.where(address.substr(hidden.size())),
+                    with_nearest(fmt::format("the pipeline has no {} '{}'", section == "axes" ? "axis" : "param", name),
+                                 name, names, "; it has none"));
             else
                 put(address, {}, item, {.name = file.file(), .folder = folder, .hidden = hidden, .text = text});
         }
@@ -185,7 +185,7 @@ void Definition::put_params_file(const JsonText& file, const fs::path& working) 
     if (value["axes"].is_object())
         lay("axes", "", value["axes"]);
     else
-        problem(file.where("/axes"), fmt::format("found {}, expected an object of axes", describe(value["axes"])));
+        problem(file.where("/axes"), found_expected(describe(value["axes"]), "an object of axes"));
 }
 
 void Definition::read_file_at(const std::string& address, const std::string& name) {
@@ -297,18 +297,18 @@ fs::path Definition::folder(const std::string& address) const {
     return by != nullptr ? by->folder : folder_;
 }
 
-void Definition::problem(const std::string& address, std::string message, Code code) {
+void Definition::problem(const std::string& address, Message message, Code code) {
     Where place = where(address);
     if (const std::string at = origin(address); at != address) {
-        if (!told_.insert(fmt::format("inside {} {}", place.text(), message)).second) return;
+        if (!told_.insert(fmt::format("inside {} {}", place.text(), message.text)).second) return;
         const std::string key = steps_of(address).at(1);
         message += fmt::format(" (in '{}')", key);
     }
     problem(std::move(place), std::move(message), code);
 }
 
-void Definition::problem(Where where, std::string message, Code code) {
-    if (too_many_problems() || !told_.insert(fmt::format("{} {}", where.text(), message)).second) return;
+void Definition::problem(Where where, Message message, Code code) {
+    if (too_many_problems() || !told_.insert(fmt::format("{} {}", where.text(), message.text)).second) return;
     problems_.push_back({code, std::move(where), std::move(message)});
 }
 

@@ -54,8 +54,8 @@ public:
 
     /// A problem that was told before, in the same words and place, isn't told again; of a pipeline that several nodes
     /// use, it is told for the first of them.
-    void problem(const std::string& address, std::string message, Code code = Code::kInvalid);
-    void problem(Where where, std::string message, Code code = Code::kInvalid);
+    void problem(const std::string& address, Message message, Code code = Code::kInvalid);
+    void problem(Where where, Message message, Code code = Code::kInvalid);
     /// True where nobody would read more; what is left to check may be left.
     bool too_many_problems() const { return told_.size() >= kMostProblems; }
     static constexpr size_t kMostProblems = 1000;

@@ -13,7 +13,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
-Diagnostic diagnostic(const GraphNode& node, std::string_view at, std::string message, Code code) {
+Diagnostic diagnostic(const GraphNode& node, std::string_view at, Message message, Code code) {
     // The nearest place that the text has: the port's or the parameter's, else the node's.
     const auto place = nearest_enclosing(node.places, at);
     return {code, place == node.places.end() ? node.where : place->second, std::move(message)};
@@ -21,11 +21,11 @@ Diagnostic diagnostic(const GraphNode& node, std::string_view at, std::string me
 
 }  // namespace
 
-void Describing::problem(std::string_view at, std::string message, Code code) {
+void Describing::problem(std::string_view at, Message message, Code code) {
     problems.push_back(diagnostic(node, at, std::move(message), code));
 }
 
-void Describing::note(std::string_view at, std::string message) {
+void Describing::note(std::string_view at, Message message) {
     notes.push_back(diagnostic(node, at, std::move(message), Code::kInvalid));
 }
 

@@ -93,9 +93,9 @@ public:
 
     /// What can't work. `at` is a place below the node: "/in/vectors", "/with/checkpoint", or empty. The code is the
     /// one that the run would end with.
-    void problem(std::string_view at, std::string message, Code code = Code::kInvalid);
+    void problem(std::string_view at, Message message, Code code = Code::kInvalid);
     /// What the user should know, though it works.
-    void note(std::string_view at, std::string message);
+    void note(std::string_view at, Message message);
 
     Describing(const Graph& graph_, size_t index_, const Registry& registry_, const std::vector<Description>& nodes,
                std::map<std::string, std::any>& known_)

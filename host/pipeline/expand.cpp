@@ -34,31 +34,30 @@ void read_axis(Definition& definition, Axis& axis) {
     axis.broken = true;
     if (!is_name(axis.name))
         return definition.problem(address,
-                                  fmt::format("found the axis name '{}', expected letters, digits, '_', '-' and '.', "
-                                              "with a letter or '_' in front",
-                                              axis.name));
+                                  found_expected(fmt::format("the axis name '{}'", axis.name),
+                                                 "letters, digits, '_', '-' and '.', with a letter or '_' in front"));
     if (!substitute(definition, address, {}, nullptr, address, list)) return;
     const std::string here = list.address("");
     const std::string note = used_note(here, address);
     if (!list.value.is_array() || list.value.empty())
-        return definition.problem(here,
-                                  fmt::format("found {}, expected a list of values for the axis '{}', at least one{}",
-                                              describe(list.value), axis.name, note));
+        return definition.problem(
+            here, found_expected(describe(list.value),
+                                 fmt::format("a list of values for the axis '{}', at least one", axis.name)) +
+                      note);
     bool good = true;
     std::set<std::string> seen;
     for (size_t i = 0; i < list.value.size(); ++i) {
         const Json& value = list.value[i];
         AxisValue one{.value = value, .address = list.address(fmt::format("/{}", i))};
         one.text = value.is_string() ? value.get<std::string>() : value.dump();
-        std::string wrong;
+        Message wrong;
         if (!value.is_string() && !value.is_number())
-            wrong = fmt::format("found {}, expected a text or a number as a value of the axis '{}'", describe(value),
-                                axis.name);
+            wrong = found_expected(describe(value),
+                                   fmt::format("a text or a number as a value of the axis '{}'", axis.name));
         else if (!fits_in_an_id(one.text))
-            wrong = fmt::format(
-                "found {}, expected a text that can stand in the name of a node: not empty, not '*', "
-                "without brackets, commas, line breaks and spaces at its ends",
-                describe(value));
+            wrong = found_expected(describe(value),
+                                   "a text that can stand in the name of a node: not empty, not '*', "
+                                   "without brackets, commas, line breaks and spaces at its ends");
         else if (!seen.insert(one.text).second)
             wrong = fmt::format("the value '{}' stands twice in the axis '{}'; keep one", one.text, axis.name);
         if (!wrong.empty()) {
@@ -89,36 +88,36 @@ void read_exclusions(Definition& definition, Expansion& out) {
     const std::string address = "/exclude";
     Traced list;
     if (definition.find(address) == nullptr || !substitute(definition, address, {}, nullptr, address, list)) return;
-    auto wrong = [&](const std::string& pointer, const std::string& message) {
+    auto wrong = [&](const std::string& pointer, const Message& message) {
         const std::string at = list.address(pointer);
         definition.problem(at, message + used_note(at, address + pointer));
     };
     if (!list.value.is_array())
-        return wrong("", fmt::format("found {}, expected a list of objects, axis → values, like [{{\"method\": "
-                                     "\"merger:average\", \"kind\": [\"probe\", \"knn\"]}}]",
-                                     describe(list.value)));
+        return wrong("", found_expected(describe(list.value),
+                                        "a list of objects, axis → values, like [{\"method\": "
+                                        "\"merger:average\", \"kind\": [\"probe\", \"knn\"]}]"));
     if (list.value.size() > kMostExclusions)
-        return wrong("", fmt::format("found {} exclusions, expected at most {}", list.value.size(), kMostExclusions));
+        return wrong("", found_expected(fmt::format("{} exclusions", list.value.size()),
+                                        fmt::format("at most {}", kMostExclusions)));
     std::vector<std::string> names;
     for (const auto& [name, axis] : out.axes) names.push_back(name);
     for (size_t i = 0; i < list.value.size(); ++i) {
         const Json& entry = list.value[i];
         const std::string pointer = fmt::format("/{}", i);
         Exclusion exclusion{.address = list.address(pointer)};
-        auto bad = [&](const std::string& below, const std::string& message) {
+        auto bad = [&](const std::string& below, const Message& message) {
             exclusion.idle = true;
             wrong(pointer + below, message);
         };
         if (!entry.is_object() || entry.empty())
-            bad("",
-                fmt::format("found {}, expected an object, axis → values, with at least one axis", describe(entry)));
+            bad("", found_expected(describe(entry), "an object, axis → values, with at least one axis"));
         else
             for (const auto& [name, values] : entry.items()) {
                 const std::string below = pointer_join("", name);
                 const auto found = out.axes.find(name);
                 if (found == out.axes.end()) {
-                    bad(below, fmt::format("there is no axis '{}'{}", name,
-                                           names.empty() ? "; there are none" : did_you_mean(name, names)));
+                    bad(below,
+                        with_nearest(fmt::format("there is no axis '{}'", name), name, names, "; there are none"));
                     continue;
                 }
                 const Axis& axis = found->second;
@@ -134,8 +133,8 @@ void read_exclusions(Definition& definition, Expansion& out) {
                     const Json& value = many ? values[v] : values;
                     const std::string at = many ? fmt::format("{}/{}", below, v) : below;
                     if (!value.is_string() && !value.is_number()) {
-                        bad(at, fmt::format("found {}, expected a value of the axis '{}', or a list of values",
-                                            describe(value), name));
+                        bad(at, found_expected(describe(value),
+                                               fmt::format("a value of the axis '{}', or a list of values", name)));
                     } else if (const auto place = axis.place.find(text_of(value)); place != axis.place.end()) {
                         if (taken[place->second]) bad(at, fmt::format("'{}' stands twice; keep one", text_of(value)));
                         taken[place->second] = any = true;
@@ -146,8 +145,8 @@ void read_exclusions(Definition& definition, Expansion& out) {
                             others.insert(all.begin(), all.end());
                         }
                         if (!others.contains(text_of(value)))
-                            bad(at, fmt::format("'{}' is no value of the axis '{}'{}", text_of(value), name,
-                                                did_you_mean(text_of(value), all)));
+                            bad(at, with_nearest(fmt::format("'{}' is no value of the axis '{}'", text_of(value), name),
+                                                 text_of(value), all));
                     }
                 }
                 exclusion.idle |= !any;
@@ -215,17 +214,16 @@ void make_instances(Expansion& out, size_t k) {
 
 NodeKey read_key(Definition& definition, const std::string& text, const std::map<std::string, Axis>& axes) {
     NodeKey key{.key = text, .stem = text, .address = pointer_join("/nodes", text), .broken = true};
-    auto wrong = [&](const std::string& message) {
+    auto wrong = [&](const Message& message) {
         definition.problem(key.address, message);
         return key;
     };
     const size_t open = text.find('[');
     key.stem = text.substr(0, open);
     if (!is_name(key.stem) || (open != std::string::npos && (text.back() != ']' || text.size() < open + 3)))
-        return wrong(
-            fmt::format("found the node name '{}', expected name or name[axis] or name[axis,axis]; names have letters, "
-                        "digits, '_', '-' and '.', with a letter or '_' in front",
-                        text));
+        return wrong(found_expected(fmt::format("the node name '{}'", text),
+                                    "name or name[axis] or name[axis,axis]; names have letters, digits, '_', '-' and "
+                                    "'.', with a letter or '_' in front"));
     if (key.stem == "params" || key.stem == "axes")
         return wrong(
             fmt::format("a node can't be called '{}', since --set {}.… means something else", key.stem, key.stem));
@@ -240,8 +238,7 @@ NodeKey read_key(Definition& definition, const std::string& text, const std::map
     for (const std::string& name : split(std::string_view(text).substr(open + 1, text.size() - open - 2), ',')) {
         const auto found = axes.find(name);
         if (found == axes.end())
-            return wrong(fmt::format("there is no axis '{}'{}", name,
-                                     names.empty() ? "; there are none" : did_you_mean(name, names)));
+            return wrong(with_nearest(fmt::format("there is no axis '{}'", name), name, names, "; there are none"));
         if (std::find(key.axes.begin(), key.axes.end(), &found->second) != key.axes.end())
             return wrong(fmt::format("the axis '{}' stands twice; keep one", name));
         key.axes.push_back(&found->second);
@@ -444,7 +441,7 @@ bool check_overlay_field(Definition& definition, const Expansion& expansion, con
     if (known) return false;
     definition.problem(
         pointer_join(key.address, field),
-        fmt::format("'{}' names none of the nodes that '{}' stands for{}", field, key.key, did_you_mean(field, names)));
+        with_nearest(fmt::format("'{}' names none of the nodes that '{}' stands for", field, key.key), field, names));
     return false;
 }
 
@@ -524,7 +521,7 @@ void put_node_overrides(Definition& definition, const Expansion& expansion, cons
                 std::vector<std::string> names;
                 for (size_t i = 0; i < near->count; ++i) names.push_back(expansion.instances[near->first + i].id);
                 const std::string id = name.substr(0, std::min(name.find(']'), name.size() - 1) + 1);
-                definition.problem(where, fmt::format("there is no node '{}'{}", id, did_you_mean(id, names)));
+                definition.problem(where, with_nearest(fmt::format("there is no node '{}'", id), id, names));
                 done.insert(given);
             }
             if (pipeline.empty()) continue;
@@ -553,16 +550,16 @@ void put_node_overrides(Definition& definition, const Expansion& expansion, cons
                 for (size_t i = 0; i < near->count; ++i) names.push_back(expansion.instances[near->first + i].id);
                 const std::string id =
                     name.substr(0, name.find(']') == std::string::npos ? name.size() : name.find(']') + 1);
-                definition.problem(where, fmt::format("there is no node '{}'{}", id, did_you_mean(id, names)));
+                definition.problem(where, with_nearest(fmt::format("there is no node '{}'", id), id, names));
             } else {
                 names.insert(names.end(), {"params", "axes"});
-                definition.problem(where, fmt::format("there is no node '{}'{}", stem, did_you_mean(stem, names)));
+                definition.problem(where, with_nearest(fmt::format("there is no node '{}'", stem), stem, names));
             }
             continue;
         }
         if (length == name.size()) {
             definition.problem(
-                where, fmt::format("found the name of a node, expected a parameter of it too: {}.parameter", name));
+                where, found_expected("the name of a node", fmt::format("a parameter of it too: {}.parameter", name)));
             continue;
         }
         if (!definition.find(key->address)->is_object()) continue;  // told elsewhere
@@ -674,7 +671,7 @@ public:
     }
 
 private:
-    void wrong(const std::string& address, const std::string& message) {
+    void wrong(const std::string& address, const Message& message) {
         definition_.problem(address, message);
         good_ = false;
     }
@@ -705,15 +702,13 @@ private:
 
     void param(const Json& in, const std::string& pointer, const std::string& address, int depth, Json& out) {
         if (!in["param"].is_string())
-            return wrong(pointer_join(address, "param"),
-                         fmt::format("found {}, expected the name of a param", describe(in["param"])));
+            return wrong(pointer_join(address, "param"), found_expected(describe(in["param"]), "the name of a param"));
         const std::string name = in["param"];
         const std::string there = pointer_join("/params", name);
         if (definition_.find(there) == nullptr) {
             const std::vector<std::string> names = keys_of(definition_.json().value("params", Json::object()));
             return wrong(pointer_join(address, "param"),
-                         fmt::format("there is no param '{}'{}", name,
-                                     names.empty() ? "; there are none" : did_you_mean(name, names)));
+                         with_nearest(fmt::format("there is no param '{}'", name), name, names, "; there are none"));
         }
         if (const auto found = std::find(open_.begin(), open_.end(), name); found != open_.end()) {
             // Told from its first name on, so that each way into the circle tells the same.
@@ -740,12 +735,10 @@ private:
                 const size_t end = text.find('}', i);
                 const std::string name = end == std::string::npos ? "" : text.substr(i + 1, end - i - 1);
                 if (!is_name(name))
-                    return wrong(
-                        address,
-                        fmt::format("found {}, expected the name of an axis between {{ and }}; a brace itself is "
-                                    "written {{{{",
-                                    describe(text)) +
-                            used_note(address, used_by_ + pointer));
+                    return wrong(address, found_expected(describe(text),
+                                                         "the name of an axis between { and }; a brace itself is "
+                                                         "written {{") +
+                                              used_note(address, used_by_ + pointer));
                 const auto found = node_->axes.find(name);
                 if (found == node_->axes.end()) {
                     std::vector<std::string> names;

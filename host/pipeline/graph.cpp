@@ -69,7 +69,7 @@ std::pair<std::string, Json> parse_set(std::string_view text) {
 void sort_problems(std::vector<Diagnostic>& problems) {
     const auto key = [](const Diagnostic& problem) {
         return std::tie(problem.where.file, problem.where.line, problem.where.column, problem.where.pointer,
-                        problem.message);
+                        problem.message.text);
     };
     std::stable_sort(problems.begin(), problems.end(),
                      [&](const Diagnostic& a, const Diagnostic& b) { return key(a) < key(b); });

@@ -71,10 +71,9 @@ public:
         const Json* found = definition_.find(pipeline_.address);
         if (found == nullptr || found->is_null()) return false;  // a file that can't be read was told
         if (!found->is_object())
-            wrong("",
-                  fmt::format("found {}, expected a pipeline, an object with \"nodes\" and \"outputs\", or the name of "
-                              "a file that holds one",
-                              describe(*found)));
+            wrong("", found_expected(describe(*found),
+                                     "a pipeline, an object with \"nodes\" and \"outputs\", or the name of "
+                                     "a file that holds one"));
         if (!good_) return false;
         pipeline_.json = found;
         check_keys();
@@ -93,7 +92,7 @@ public:
     }
 
 private:
-    void wrong(const std::string& below, const std::string& message) {
+    void wrong(const std::string& below, const Message& message) {
         definition_.problem(pipeline_.address + below, message);
         good_ = false;
     }
@@ -116,17 +115,16 @@ private:
             else if (key == "pipelines")
                 wrong(below, "found \"pipelines\" inside of a pipeline of \"pipelines\"; there is one level of them");
             else
-                wrong(below, fmt::format("unknown key '{}'{}", key, did_you_mean(key, keys)));
+                wrong(below, with_nearest(fmt::format("unknown key '{}'", key), key, keys));
         }
         if (file && !json.contains("biophony"))
             wrong("", "the key \"biophony\" is missing, expected \"biophony\": 1");
         else if (file && (json["biophony"] != 1 || !json["biophony"].is_number_integer()))
-            wrong("/biophony",
-                  fmt::format("found {}, expected 1, the only version of the format", describe(json["biophony"])));
+            wrong("/biophony", found_expected(describe(json["biophony"]), "1, the only version of the format"));
         for (const char* key : {"$schema", "name", "description"})
             if (file && json.contains(key) && !json[key].is_string())
-                wrong(pointer_join("", key), fmt::format("found {}, expected a text", describe(json[key])));
-        auto misshaped = [&](const std::string& below, const std::string& message) {
+                wrong(pointer_join("", key), found_expected(describe(json[key]), "a text"));
+        auto misshaped = [&](const std::string& below, const Message& message) {
             wrong(below, message);
             shaped_ = false;
         };
@@ -138,13 +136,14 @@ private:
                                               : ", expected an object of nodes"));
             else if (!json[key].is_object() || json[key].empty())
                 misshaped(pointer_join("", key),
-                          fmt::format("found {}, expected an object with at least one {}", describe(json[key]),
-                                      std::string_view(key) == "nodes" ? "node" : "output"));
+                          found_expected(describe(json[key]),
+                                         fmt::format("an object with at least one {}",
+                                                     std::string_view(key) == "nodes" ? "node" : "output")));
         if (json.contains("params") && !json["params"].is_object())
-            misshaped("/params", fmt::format("found {}, expected an object, name → default, or null for none",
-                                             describe(json["params"])));
+            misshaped("/params",
+                      found_expected(describe(json["params"]), "an object, name → default, or null for none"));
         if (json.contains("inputs") && !json["inputs"].is_array())
-            misshaped("/inputs", fmt::format("found {}, expected a list of names", describe(json["inputs"])));
+            misshaped("/inputs", found_expected(describe(json["inputs"]), "a list of names"));
     }
 
     void check_inputs() {
@@ -152,9 +151,9 @@ private:
         for (size_t i = 0; i < inputs.size(); ++i) {
             const std::string below = fmt::format("/inputs/{}", i);
             if (!inputs[i].is_string() || !is_name(inputs[i].get<std::string>())) {
-                wrong(below, fmt::format("found {}, expected the name of an input: letters, digits, '_', '-' and '.', "
-                                         "with a letter or '_' in front",
-                                         describe(inputs[i])));
+                wrong(below, found_expected(describe(inputs[i]),
+                                            "the name of an input: letters, digits, '_', '-' and '.', "
+                                            "with a letter or '_' in front"));
                 continue;
             }
             const std::string name = inputs[i];
@@ -172,8 +171,7 @@ private:
                       fmt::format("'{}' is a param and a node, and --set could mean either; rename one", name));
             walk(value, pointer_join("/params", name), [&](const std::string& below, const Json& at) {
                 if (Definition::is_param(at)) {
-                    wrong(below, fmt::format("found {}, expected a plain value: a default refers to no other param",
-                                             at.dump()));
+                    wrong(below, found_expected(at.dump(), "a plain value: a default refers to no other param"));
                     return false;
                 }
                 if (at.is_string()) check_text(below, at);
@@ -187,15 +185,14 @@ private:
         for (const auto& [name, node] : pipeline_.json->at("outputs").items()) {
             const std::string below = pointer_join("/outputs", name);
             if (!is_name(name))
-                wrong(below,
-                      fmt::format("found the name '{}', expected letters, digits, '_', '-' and '.', with a letter "
-                                  "or '_' in front",
-                                  name));
+                wrong(below, found_expected(fmt::format("the name '{}'", name),
+                                            "letters, digits, '_', '-' and '.', with a letter or '_' in front"));
             else if (!node.is_string())
-                wrong(below, fmt::format("found {}, expected the name of a node", describe(node)));
+                wrong(below, found_expected(describe(node), "the name of a node"));
             else if (!pipeline_.nodes().contains(node.get<std::string>()))
-                wrong(below, fmt::format("there is no node '{}' in the pipeline '{}'{}", node.get<std::string>(),
-                                         pipeline_.name, did_you_mean(node.get<std::string>(), names)));
+                wrong(below, with_nearest(fmt::format("there is no node '{}' in the pipeline '{}'",
+                                                      node.get<std::string>(), pipeline_.name),
+                                          node.get<std::string>(), names));
             else if (name != node && pipeline_.nodes().contains(name))
                 wrong(below,
                       fmt::format("the output '{}' is the node '{}', and another node is called '{}'; rename one", name,
@@ -217,17 +214,13 @@ private:
     void check_node(const std::string& name, const Json& node) {
         const std::string here = pointer_join("/nodes", name);
         if (name.find('[') != std::string::npos)
-            return wrong(here,
-                         fmt::format("found '{}', expected a name without brackets: the axes are those of the node "
-                                     "that uses the pipeline",
-                                     name));
+            return wrong(
+                here, found_expected(fmt::format("'{}'", name),
+                                     "a name without brackets: the axes are those of the node that uses the pipeline"));
         if (!is_name(name))
-            return wrong(here,
-                         fmt::format("found the node name '{}', expected letters, digits, '_', '-' and '.', with a "
-                                     "letter or '_' in front",
-                                     name));
-        if (!node.is_object())
-            return wrong(here, fmt::format("found {}, expected a node: an object with \"use\"", describe(node)));
+            return wrong(here, found_expected(fmt::format("the node name '{}'", name),
+                                              "letters, digits, '_', '-' and '.', with a letter or '_' in front"));
+        if (!node.is_object()) return wrong(here, found_expected(describe(node), "a node: an object with \"use\""));
         for (const std::string& field : keys_of(node)) {
             const std::string below = pointer_join(here, field);
             if (field.starts_with("with["))
@@ -235,7 +228,7 @@ private:
                                          "\"with\" of the node that uses it",
                                          field));
             else if (std::find(kFields.begin(), kFields.end(), field) == kFields.end())
-                wrong(below, fmt::format("unknown key '{}'{}", field, did_you_mean(field, kFields)));
+                wrong(below, with_nearest(fmt::format("unknown key '{}'", field), field, kFields));
         }
         for (const char* field : {"use", "with", "seed"})
             if (node.contains(field))
@@ -260,13 +253,12 @@ private:
             const std::vector<std::string> names = keys_of(pipeline_.params());
             if (std::find(names.begin(), names.end(), name) == names.end())
                 wrong(pointer_join(below, "param"),
-                      fmt::format("the pipeline '{}' has no param '{}'{}", pipeline_.name, name,
-                                  names.empty() ? "; it has none" : did_you_mean(name, names)));
+                      with_nearest(fmt::format("the pipeline '{}' has no param '{}'", pipeline_.name, name), name,
+                                   names, "; it has none"));
             return false;
         }
         if (Definition::is_param(value))
-            wrong(pointer_join(below, "param"),
-                  fmt::format("found {}, expected the name of a param", describe(value["param"])));
+            wrong(pointer_join(below, "param"), found_expected(describe(value["param"]), "the name of a param"));
         if (value.is_string()) check_text(below, value);
         return true;
     }
@@ -276,13 +268,14 @@ private:
         std::vector<std::string> names = keys_of(pipeline_.nodes());
         names.insert(names.end(), pipeline_.inputs.begin(), pipeline_.inputs.end());
         if (std::find(names.begin(), names.end(), stem) == names.end())
-            return wrong(below, fmt::format("there is no node and no input '{}' in the pipeline '{}'{}", stem,
-                                            pipeline_.name, did_you_mean(stem, names)));
+            return wrong(below, with_nearest(fmt::format("there is no node and no input '{}' in the pipeline '{}'",
+                                                         stem, pipeline_.name),
+                                             stem, names));
         if (stem != text)
-            return wrong(below,
-                         fmt::format("found '{}', expected '{}' without brackets: a pipeline of \"pipelines\" has "
-                                     "no axes",
-                                     text, stem));
+            return wrong(
+                below,
+                found_expected(fmt::format("'{}'", text),
+                               fmt::format("'{}' without brackets: a pipeline of \"pipelines\" has no axes", stem)));
         inputs_used_.insert(stem);
     }
 
@@ -312,7 +305,7 @@ public:
             if (std::find(kFields.begin(), kFields.end(), field) != kFields.end()) continue;
             if (!field.starts_with("with["))
                 wrong(pointer_join(user_.address, field),
-                      fmt::format("unknown key '{}'{}", field, did_you_mean(field, kFields)));
+                      with_nearest(fmt::format("unknown key '{}'", field), field, kFields));
             else
                 check_overlay_field(definition_, expansion_, user_, field);
         }
@@ -337,7 +330,7 @@ public:
     }
 
 private:
-    void wrong(const std::string& address, const std::string& message) {
+    void wrong(const std::string& address, const Message& message) {
         definition_.problem(address, message);
         good_ = false;
     }
@@ -354,19 +347,17 @@ private:
         const Json* in = definition_.find(address);
         const Json none = Json::object();
         if (in == nullptr) in = &none;
-        if (!in->is_object())
-            return wrong(address, fmt::format("found {}, expected an object: input → node", describe(*in)));
+        if (!in->is_object()) return wrong(address, found_expected(describe(*in), "an object: input → node"));
         std::set<std::string> misspelt;
         for (const auto& [name, sources] : in->items()) {
             const std::string at = pointer_join(address, name);
             if (std::find(pipeline_.inputs.begin(), pipeline_.inputs.end(), name) == pipeline_.inputs.end()) {
                 misspelt.insert(nearest(name, pipeline_.inputs));
-                wrong(at,
-                      fmt::format("the pipeline '{}' has no input '{}'{}", pipeline_.name, name,
-                                  pipeline_.inputs.empty() ? "; it takes none" : did_you_mean(name, pipeline_.inputs)));
+                wrong(at, with_nearest(fmt::format("the pipeline '{}' has no input '{}'", pipeline_.name, name), name,
+                                       pipeline_.inputs, "; it takes none"));
             }
             if (!sources.is_string() && !sources.is_structured())
-                wrong(at, fmt::format("found {}, expected the name of a node, or a list of names", describe(sources)));
+                wrong(at, found_expected(describe(sources), "the name of a node, or a list of names"));
             walk(sources, at, [&](const std::string& place, const Json& source) {
                 if (source.is_string() && source.get_ref<const std::string&>().starts_with(user_.stem + "."))
                     wrong(place, fmt::format("'{}' uses its own result", user_.stem));
@@ -433,8 +424,7 @@ private:
         if (with == nullptr) return true;
         const auto [values, at] = resolved(*with, address);
         if (!values->is_object() || Definition::is_param(*values)) {
-            wrong(at, fmt::format("found {}, expected an object: param → value", describe(*values)) +
-                          used_note(at, address));
+            wrong(at, found_expected(describe(*values), "an object: param → value") + used_note(at, address));
             return false;
         }
         const std::vector<std::string> names = keys_of(pipeline_.params());
@@ -442,8 +432,8 @@ private:
         for (const auto& [name, value] : values->items()) {
             const std::string there = pointer_join(at, name);
             if (!pipeline_.params().contains(name)) {
-                wrong(there, fmt::format("the pipeline '{}' has no param '{}'{}", pipeline_.name, name,
-                                         names.empty() ? "; it has none" : did_you_mean(name, names)) +
+                wrong(there, with_nearest(fmt::format("the pipeline '{}' has no param '{}'", pipeline_.name, name),
+                                          name, names, "; it has none") +
                                  used_note(there, address));
                 good = false;
                 continue;
@@ -702,9 +692,8 @@ bool inline_pipelines(Definition& definition, const Expansion& expansion) {
         bool good = is_name(name);
         if (!good)
             definition.problem(pipeline.address,
-                               fmt::format("found the name '{}', expected letters, digits, '_', '-' and "
-                                           "'.', with a letter or '_' in front",
-                                           name));
+                               found_expected(fmt::format("the name '{}'", name),
+                                              "letters, digits, '_', '-' and '.', with a letter or '_' in front"));
         good = PipelineCheck(definition, pipeline).run() && good;
         if (!good) pipeline.json = nullptr;
     }
@@ -722,11 +711,10 @@ bool inline_pipelines(Definition& definition, const Expansion& expansion) {
             definition.problem(
                 key.address + "/use",
                 used.find('{') != std::string::npos
-                    ? fmt::format("found '{}', expected the name of one pipeline: it is the same for all "
-                                  "values of an axis",
-                                  name)
-                    : fmt::format("there is no '{}'{}", name,
-                                  names.empty() ? "; the pipeline has no \"pipelines\"" : did_you_mean(name, names)));
+                    ? found_expected("'" + name + "'",
+                                     "the name of one pipeline: it is the same for all values of an axis")
+                    : with_nearest(fmt::format("there is no '{}'", name), name, names,
+                                   "; the pipeline has no \"pipelines\""));
             definition.drop_broken(key.key);
             continue;
         }

@@ -221,7 +221,7 @@ void describe_plan(Plan& plan, const Graph& graph, const Registry& registry, Run
     }
     const GraphDescription described = describe_graph(graph, registry, results);
     if (!described.problems.empty()) throw ProblemsError(described.problems);
-    for (const NodeNote& note : described.notes) observer.note(graph.nodes[note.node], note.what.message);
+    for (const NodeNote& note : described.notes) observer.note(graph.nodes[note.node], note.what.message.text);
     plan.needs = needs_text(graph, described, there);
     plan.bytes = bytes_to_make(described, there);
     plan.free = free_space(store);

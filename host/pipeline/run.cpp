@@ -47,8 +47,8 @@ std::vector<size_t> nodes_called(const Graph& graph, const std::string& name, co
     if (!out.empty()) return out;
     std::set<std::string> names;
     for (const GraphNode& node : graph.nodes) names.insert({node.stem, node.id});
-    throw Error(Code::kInvalid, fmt::format("{}: there is no node '{}'{}", option, name,
-                                            did_you_mean(name, std::vector<std::string>(names.begin(), names.end()))));
+    throw Error(Code::kInvalid, with_nearest(fmt::format("{}: there is no node '{}'", option, name), name,
+                                             std::vector<std::string>(names.begin(), names.end())));
 }
 
 /// How long nodes took in the run that this directory had before.

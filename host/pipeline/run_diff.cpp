@@ -28,8 +28,7 @@ Json read_object(const fs::path& path) {
     if (!fs::exists(path, ignored)) return Json::object();
     const Json value = read_json(path);
     if (!value.is_object())
-        throw Error(Code::kInvalid, fmt::format("found {}, expected an object", describe(value)),
-                    {.file = path.string()});
+        throw Error(Code::kInvalid, found_expected(describe(value), "an object"), {.file = path.string()});
     return value;
 }
 

@@ -24,7 +24,7 @@ public:
         for (const auto& [node, key] : given) {
             if (graph.index_of(node) == graph.nodes.size())
                 throw Error(Code::kInvalid,
-                            fmt::format("--given: there is no node '{}'{}", node, did_you_mean(node, names)));
+                            with_nearest(fmt::format("--given: there is no node '{}'", node), node, names));
             constexpr size_t kDigits = 64;
             if (key.size() != kDigits || key.find_first_not_of("0123456789abcdef") != std::string::npos)
                 throw Error(

@@ -176,7 +176,7 @@ PluginFile read_library_file(const fs::path& path) {
                                         others.size() == 1 ? "" : ", …"));
         file.reason = fmt::format("{}", fmt::join(notes, "; "));
     } catch (const Error& error) {
-        refuse(PluginState::kNotAPlugin, error.message());
+        refuse(PluginState::kNotAPlugin, error.message().text);
     }
     return file;
 }
@@ -193,7 +193,7 @@ const bph_plugin* load_library(const PluginFile& file) {
         manifest = elf.section(BPH_MANIFEST_SECTION).value_or("");
         abi = elf.section(BPH_ABI_SECTION).value_or("");
     } catch (const Error& error) {
-        throw Refused{PluginState::kNotAPlugin, error.message()};
+        throw Refused{PluginState::kNotAPlugin, error.message().text};
     }
     if (has_torch_tier(file)) {
         if (!torch_hooks_set())
@@ -203,7 +203,7 @@ const bph_plugin* load_library(const PluginFile& file) {
                 throw Refused{PluginState::kIncompatible, table};
             torch_hooks.open_torch();
         } catch (const Error& error) {
-            throw Refused{PluginState::kMissingDependency, error.message()};
+            throw Refused{PluginState::kMissingDependency, error.message().text};
         }
     }
     Loaded loaded;
@@ -293,7 +293,7 @@ void check_answers(const bph_plugin* plugin, const ItemInfo& item) {
             throw Refused{PluginState::kBadManifest,
                           fmt::format("the parameter '{}' of {}: {}{}", name, item.name(),
                                       problems[0].code == Code::kPlugin ? "" : "its default doesn't fit its schema: ",
-                                      problems[0].message)};
+                                      problems[0].message.text)};
     }
 }
 

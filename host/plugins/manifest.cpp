@@ -74,7 +74,7 @@ private:
         return fmt::format("found {}, expected {}", describe(value), expected);
     }
 
-    void complain(const std::string& pointer, std::string message, Code code = Code::kInvalid) {
+    void complain(const std::string& pointer, Message message, Code code = Code::kInvalid) {
         problems_.push_back({code, text_.where(pointer), std::move(message)});
     }
 

@@ -77,7 +77,7 @@ private:
         return found.empty() ? std::string() : fmt::format("; did you mean '{}'?", found);
     }
 
-    void complain(const std::string& pointer, std::string message, Code code = Code::kInvalid) {
+    void complain(const std::string& pointer, Message message, Code code = Code::kInvalid) {
         problems_.push_back({code, {.pointer = pointer}, std::move(message)});
     }
 
@@ -180,7 +180,7 @@ private:
             }
             for (const auto& [key, value] : stage.items())
                 if (index_of(key, kPresetKeys) == kPresetKeys.size())
-                    complain(pointer_join(at, key), fmt::format("unknown key{}", did_you_mean(key, kPresetKeys)));
+                    complain(pointer_join(at, key), with_nearest("unknown key", key, kPresetKeys));
             const Json use = stage.value("use", Json()), with = stage.value("with", Json::object());
             if (!use.is_string() || !use.get_ref<const std::string&>().starts_with("merger:"))
                 complain(at + "/use", fmt::format("found {}, expected a merge stage, \"merger:…\"", describe(use)));

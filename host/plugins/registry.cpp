@@ -189,7 +189,7 @@ const ItemInfo& Registry::require(std::string_view name) const {
         throw Error(Code::kPlugin, fmt::format("found '{}', expected a kind and an id, such as dataset:table", name));
     if (std::find(kinds.begin(), kinds.end(), kind) == kinds.end())
         throw Error(Code::kPlugin,
-                    fmt::format("unknown kind of plugin '{}' in '{}'{}", kind, name, did_you_mean(kind, kinds)));
+                    with_nearest(fmt::format("unknown kind of plugin '{}' in '{}'", kind, name), kind, kinds));
     const std::string_view id = name.substr(colon + 1);
     if (const ItemInfo* item = find(kind, id); item != nullptr) return *item;
     for (const PluginFile& file : files_)
@@ -207,7 +207,7 @@ const ItemInfo& Registry::require(std::string_view name) const {
     const auto refused = std::count_if(files_.begin(), files_.end(), [](const PluginFile& file) {
         return file.state != PluginState::kOk && file.items.empty();
     });
-    std::string message = fmt::format("there is no {} '{}'{}", kind, id, did_you_mean(id, ids));
+    Message message = with_nearest(fmt::format("there is no {} '{}'", kind, id), id, ids);
     if (!searched.empty()) message += fmt::format("; searched {}", fmt::join(searched, ", "));
     if (refused > 0)
         message += fmt::format("; {} file{} there {} refused, see `biophony plugins`", refused, refused == 1 ? "" : "s",

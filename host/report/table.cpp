@@ -740,7 +740,7 @@ private:
         for (size_t i = 0; i < rows_.size(); ++i) names.push_back(name(i));
         const auto at = static_cast<size_t>(std::find(names.begin(), names.end(), row) - names.begin());
         if (at == names.size())
-            throw Error(Code::kInvalid, fmt::format("compare: there is no row '{}'{}", row, did_you_mean(row, names)));
+            throw Error(Code::kInvalid, with_nearest(fmt::format("compare: there is no row '{}'", row), row, names));
         if (!within && !scored_[at].has_union)
             throw Error(
                 Code::kInvalid,

@@ -59,7 +59,7 @@ void ask_plugin(const MergeStage& stage, bool sum, const Json& params, std::stri
              {.pointer = at},
              fmt::format("{}{}: {}{}", stage.preset == nullptr ? "" : stage.preset->name() + " stands for ",
                          stage.item->name(), parameter.empty() ? "" : fmt::format("parameter '{}': ", parameter),
-                         error.message())});
+                         error.message().text)});
     }
 }
 

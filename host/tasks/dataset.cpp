@@ -196,8 +196,8 @@ std::map<std::string, std::string> renames_for(const Json& params, const std::ve
     for (const auto& [from, to] : renames)
         if (!there.contains(from)) {
             const std::vector<std::string> labels(there.begin(), there.end());
-            throw Error(Code::kRunFailed, fmt::format("\"rename_labels\": no clip has the label '{}'{}", from,
-                                                      did_you_mean(from, labels)));
+            throw Error(Code::kRunFailed,
+                        with_nearest(fmt::format("\"rename_labels\": no clip has the label '{}'", from), from, labels));
         }
     return renames;
 }
@@ -243,17 +243,17 @@ void check_dataset(const GraphNode& node, const Registry&, std::string_view poin
     if (std::abs(sum - 1) > 1e-6 || fractions.at(0).get<double>() <= 0)
         problems.push_back({Code::kInvalid,
                             {.pointer = std::string(pointer) + "/split/fractions"},
-                            fmt::format("found {}, expected three shares that sum to 1, the first (train) above 0",
-                                        fractions.dump())});
+                            found_expected(fractions.dump(), "three shares that sum to 1, the first (train) above 0")});
     const Json& split = node.params.at("split");
-    auto problem = [&](const char* where, std::string message) {
+    auto problem = [&](const char* where, Message message) {
         problems.push_back({Code::kInvalid, {.pointer = std::string(pointer) + where}, std::move(message)});
     };
     if (split.at("by") != "folds") {
         for (const char* name : {"folds", "fold"})
             if (split.contains(name))
-                problem("/split", fmt::format("found '{}' with \"by\": \"{}\", expected it with \"by\": \"folds\" only",
-                                              name, split.at("by").get<std::string>()));
+                problem("/split",
+                        found_expected(fmt::format("'{}' with \"by\": \"{}\"", name, split.at("by").get<std::string>()),
+                                       "it with \"by\": \"folds\" only"));
         return;
     }
     for (const char* name : {"folds", "fold"})
@@ -264,8 +264,8 @@ void check_dataset(const GraphNode& node, const Registry&, std::string_view poin
                                                                         : "how many folds there are"));
     const int64_t folds = split.at("folds"), fold = split.at("fold");
     if (fold >= folds)
-        return problem("/split/fold",
-                       fmt::format("found the fold {}, expected 0 to {} for {} folds", fold, folds - 1, folds));
+        return problem("/split/fold", found_expected(fmt::format("the fold {}", fold),
+                                                     fmt::format("0 to {} for {} folds", folds - 1, folds)));
     if (const auto axis = node.axis_of.find("/split/fold");
         axis != node.axis_of.end() && node.params.at("group_name") == "")
         return problem("", fmt::format("the group would be called '{}', another one in each fold; expected a "

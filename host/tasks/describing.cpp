@@ -209,7 +209,7 @@ Together describe_data(Describing& describing, const std::string& port) {
         if (seen.size() == out.groups.size()) try {
                 require_together(out.sets, nodes);
             } catch (const Error& error) {
-                if (first_time(describing, error.message()))
+                if (first_time(describing, error.message().text))
                     describing.problem("/in/" + port, error.message(), error.code());
             }
     }
@@ -225,7 +225,7 @@ Together describe_training(Describing& describing, const std::string& port) {
     try {
         require_two(out.train_labels);
     } catch (const Error& error) {
-        describing.problem("/in/" + port, fmt::format("'{}': {}", describing.node.id, error.message()), error.code());
+        describing.problem("/in/" + port, fmt::format("'{}': ", describing.node.id) + error.message(), error.code());
     }
     return out;
 }

@@ -54,7 +54,7 @@ void check_head(const GraphNode& node, const Registry&, std::string_view pointer
     const std::string kind = node.params.at("kind");
     // Where an axis gives the kind, one text serves all kinds: what only some of them use is no mistake.
     const bool one_of_many = node.axis_of.contains("/kind");
-    auto wrong = [&](const char* at, const std::string& message) {
+    auto wrong = [&](const char* at, const Message& message) {
         problems.push_back({Code::kInvalid, {.pointer = pointer_join(pointer, at)}, message});
     };
     for (const Parameter& parameter : kParameters)
@@ -250,7 +250,7 @@ void describe_experts(Describing& describing, const std::string& kind, const Tog
         if (groups_known) sets_of_experts(kind, facts, data.groups);
         if (data.looked && kind != "concatenate.public") require_known(data.train_labels, facts);
     } catch (const Error& error) {
-        describing.problem("/in/experts", fmt::format("'{}': {}", describing.node.id, error.message()), error.code());
+        describing.problem("/in/experts", fmt::format("'{}': ", describing.node.id) + error.message(), error.code());
     }
     if (describing.node.params.value("own_encoders", false)) return;
     const Description& encoder = *describing.input("encoder");

@@ -15,14 +15,15 @@ namespace {
 void check_pretrain(const GraphNode& node, const Registry&, std::string_view pointer,
                     std::vector<Diagnostic>& problems) {
     const Json& params = node.params;
-    auto wrong = [&](const char* place, std::string message) {
+    auto wrong = [&](const char* place, Message message) {
         problems.push_back({Code::kInvalid, {.pointer = std::string(pointer) + place}, std::move(message)});
     };
     const auto data = node.inputs.find("data");
     if (params.contains("shares") && data != node.inputs.end()) {
         if (params["shares"].size() != data->second.size())
-            wrong("/shares", fmt::format("found {} shares for {} data sets, expected one for each",
-                                         params["shares"].size(), data->second.size()));
+            wrong("/shares", found_expected(fmt::format("{} shares for {} data sets", params["shares"].size(),
+                                                        data->second.size()),
+                                            "one for each"));
         double sum = 0;
         for (const Json& share : params["shares"]) sum += share.get<double>();
         if (sum <= 0) wrong("/shares", "all shares are 0");
@@ -30,7 +31,8 @@ void check_pretrain(const GraphNode& node, const Registry&, std::string_view poi
     if (params["contrastive"]["weight"] == 0 && params["supervised"]["weight"] == 0 && params["masked"]["weight"] == 0)
         wrong("", "nothing to learn: the weights of contrastive, supervised and masked are 0");
     const int64_t batch = params["batch"], views = params["contrastive"]["views"];
-    if (batch % views != 0) wrong("/batch", fmt::format("found {}, expected a multiple of the {} views", batch, views));
+    if (batch % views != 0)
+        wrong("/batch", found_expected(std::to_string(batch), fmt::format("a multiple of the {} views", views)));
     auto range = [&](const Json& pair, const char* place) {
         if (pair[0].get<double>() > pair[1].get<double>()) wrong(place, "the first number is above the second");
     };

@@ -45,7 +45,7 @@ void SoundReader::work(const std::stop_token& stop) {
                                               static_cast<double>(end.length) / plan_.rate,
                                               static_cast<double>(plan_.least) / plan_.rate);
             } catch (const Error& error) {
-                end.problem = error.message();
+                end.problem = error.message().text;
             }
             put(stop, std::move(end));
         }

@@ -28,11 +28,11 @@ std::map<std::string, std::vector<double>> grids_of(const Json& grid) {
     size_t points = 1;
     for (const auto& [name, values] : grid.items()) {
         const std::string at = pointer_join("", name);
-        auto wrong = [&](const std::string& what) { throw Error(Code::kInvalid, what, {.pointer = at}); };
+        auto wrong = [&](const Message& what) { throw Error(Code::kInvalid, what, {.pointer = at}); };
         std::vector<double>& list = out[name];
         if (values.is_array()) {
             for (const Json& value : values) {
-                if (!value.is_number()) wrong(fmt::format("found {}, expected a number", describe(value)));
+                if (!value.is_number()) wrong(found_expected(describe(value), "a number"));
                 list.push_back(value.get<double>());
             }
         } else if (values.is_object() && values.size() == 3 && values.contains("from") && values.contains("to") &&
@@ -63,7 +63,7 @@ std::map<std::string, std::vector<double>> grids_of(const Json& grid) {
 namespace {
 
 void check_sweep(const GraphNode& node, const Registry&, std::string_view pointer, std::vector<Diagnostic>& problems) {
-    auto wrong = [&](std::string_view at, const std::string& message) {
+    auto wrong = [&](std::string_view at, const Message& message) {
         problems.push_back({Code::kInvalid, {.pointer = std::string(pointer) + std::string(at)}, message});
     };
     const std::vector<std::string> vectors = vector_names(node);
@@ -117,7 +117,7 @@ void check_sweep(const GraphNode& node, const Registry&, std::string_view pointe
 /// What the check of the node alone can't see: what stands behind its ports.
 void check_sources(Graph& graph, size_t index) {
     const GraphNode& node = graph.nodes[index];
-    auto wrong = [&](const std::string& what) { throw Error(Code::kInvalid, fmt::format("'{}': {}", node.id, what)); };
+    auto wrong = [&](const Message& what) { throw Error(Code::kInvalid, fmt::format("'{}': ", node.id) + what); };
     const std::vector<size_t> targets = sources_of(node, "targets");
     for (const size_t set : sources_of(node, "controls"))
         if (std::find(targets.begin(), targets.end(), set) != targets.end())

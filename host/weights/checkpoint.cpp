@@ -675,7 +675,7 @@ private:
 std::vector<fs::path> shards_of(const fs::path& path) {
     std::vector<Diagnostic> problems;
     const JsonText text = JsonText::parse(read_file(path), path.string(), problems);
-    if (!problems.empty()) refuse("is no checkpoint: " + problems.front().message);
+    if (!problems.empty()) refuse("is no checkpoint: " + problems.front().message.text);
     if (!text.value().is_object() || !text.value().contains("weight_map") || !text.value()["weight_map"].is_object())
         refuse("is JSON, but no index of a checkpoint in shards: it has no weight_map");
     std::set<std::string> names;

@@ -42,8 +42,8 @@ public:
     }
 
 private:
-    [[noreturn]] void wrong(size_t place, const std::string& what) const {
-        throw Error(Code::kInvalid, fmt::format("at {} of \"{}\": {}", place + 1, text_, what));
+    [[noreturn]] void wrong(size_t place, const Message& what) const {
+        throw Error(Code::kInvalid, fmt::format("at {} of \"{}\": ", place + 1, text_) + what);
     }
 
     bool at_end() {
@@ -133,8 +133,9 @@ private:
             return {{{{name}, ""}, 1.0}};
         std::vector<std::string> known(vectors_.begin(), vectors_.end());
         known.insert(known.end(), coefficients_.begin(), coefficients_.end());
-        wrong(from, fmt::format("there is no {} '{}'{}", coefficients_.empty() ? "vector" : "vector or coefficient",
-                                name, did_you_mean(name, known)));
+        wrong(from, with_nearest(fmt::format("there is no {} '{}'",
+                                             coefficients_.empty() ? "vector" : "vector or coefficient", name),
+                                 name, known));
     }
 
     static bool is_scalar(const Terms& terms) {

@@ -602,7 +602,8 @@ private:
             body();
         } catch (const Error& error) {
             if (error.code() == Code::kCancelled) throw;
-            throw Error(error.code(), fmt::format("{} (tensor '{}')", error.message(), segment_.plan->tensor->name),
+            throw Error(error.code(),
+                        fmt::format("{} (tensor '{}')", error.message().text, segment_.plan->tensor->name),
                         error.where());
         }
     }

@@ -400,7 +400,7 @@ const TensorInfo& SafetensorsFile::require(std::string_view name) const {
     if (const TensorInfo* tensor = find(name)) return *tensor;
     std::vector<std::string> names;
     for (const TensorInfo& tensor : tensors_) names.push_back(tensor.name);
-    throw Error(Code::kRunFailed, fmt::format("has no tensor {}{}", in_quotes(name), did_you_mean(name, names)),
+    throw Error(Code::kRunFailed, with_nearest(fmt::format("has no tensor {}", in_quotes(name)), name, names),
                 {.file = path_.string()});
 }
 

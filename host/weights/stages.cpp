@@ -26,10 +26,10 @@ void write_out(const ItemInfo& preset, const Json& params, size_t entry, const R
                const std::string& at, std::vector<MergeStage>& stages, std::vector<Diagnostic>& problems) {
     for (const Json& part : preset.raw.at("merger").at("preset")) {
         const std::string use = part.at("use");
-        auto complain = [&](Code code, std::string_view below, std::string_view message) {
+        auto complain = [&](Code code, std::string_view below, const Message& message) {
             problems.push_back({code,
                                 {.pointer = pointer_join(at, below)},
-                                fmt::format("{} stands for {}: {}", preset.name(), use, message)});
+                                fmt::format("{} stands for {}: ", preset.name(), use) + message});
         };
         MergeStage stage{.preset = &preset, .entry = entry};
         try {
@@ -64,8 +64,8 @@ std::vector<MergeStage> read_stages(const Json& list, const Registry& registry, 
             for (const ItemInfo* item : registry.items("merger")) names.push_back(item->name());
             problems.push_back({Code::kInvalid,
                                 {.pointer = pointer_join(at, "use")},
-                                fmt::format("found '{}', expected a merge stage, \"merger:…\"{}", use,
-                                            did_you_mean("merger:" + use, names))});
+                                with_nearest(fmt::format("found '{}', expected a merge stage, \"merger:…\"", use),
+                                             "merger:" + use, names)});
             continue;
         }
         MergeStage stage{.entry = i};

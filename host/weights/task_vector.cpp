@@ -127,7 +127,7 @@ const Encoding& encoding_of(const std::string& name, const std::filesystem::path
     for (const Encoding& encoding : kEncodings)
         if (name == encoding.name) return encoding;
     const std::vector<std::string> names = task_vector_encodings();
-    throw Error(Code::kRunFailed, fmt::format("has the unknown encoding '{}'{}", name, did_you_mean(name, names)),
+    throw Error(Code::kRunFailed, with_nearest(fmt::format("has the unknown encoding '{}'", name), name, names),
                 {.file = path.string()});
 }
 

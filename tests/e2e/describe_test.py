@@ -101,12 +101,38 @@ class Descriptions(unittest.TestCase):
         self.assertEqual(result.returncode, 2)
         self.assertIn("--format: found 'xml', expected text or json", result.stderr)
 
+    def test_records_tell_apart_what_was_found_and_expected(self):
+        pipeline = tiny_pipeline()
+        nodes = pipeline["nodes"]
+        nodes["base"]["sed"] = 1
+        nodes["expert[taxon]"]["with"] |= {"recipe": "smal", "epochs": "many", "epcohs": 2}
+        nodes["expert[taxon]"]["in"]["encoder"] = "clips[taxon]"
+        nodes["more"] = {"use": "finetune", "in": {}}
+        self.folder.write("p.json", pipeline)
+        problems = {(p["pointer"], p.get("found")): p for p in self.records("check", "p.json", status=2)["problems"]}
+        for pointer, found, expected, nearest in [
+            ("/nodes/base/sed", "'sed'", "one of use, in, with, seed, notes", "seed"),
+            ("/nodes/expert[taxon]/with/epcohs", "'epcohs'", None, "epochs"),
+            ("/nodes/expert[taxon]/with/epochs", 'the string "many"', "a whole number", None),
+            ("/nodes/expert[taxon]/with/recipe", 'the string "smal"', 'one of "small"', "small"),
+            ("/nodes/expert[taxon]/in/encoder", "dataset", "encoder or checkpoint", None),
+            ("/nodes/more/use", "'finetune'", None, "fine-tune"),
+        ]:
+            with self.subTest(pointer=pointer):
+                problem = problems[pointer, found]
+                self.assertEqual(problem.get("nearest"), nearest, problem)
+                if expected is not None:
+                    self.assertIn(expected, problem["expected"])
+                for part in {found, nearest or found}:
+                    self.assertIn(part, problem["message"])
+
     def test_a_missing_plugin_is_a_record_with_its_status(self):
         pipeline = tiny_pipeline()
         pipeline["nodes"]["base"]["use"] = "encoder:beat"
         self.folder.write("p.json", pipeline)
         report = self.records("check", "p.json", status=3)
         self.assertEqual({problem["code"] for problem in report["problems"]}, {"plugin"})
+        self.assertEqual({problem["nearest"] for problem in report["problems"]}, {"beats"})
 
 
 if __name__ == "__main__":

@@ -80,7 +80,7 @@ const std::string& folder() {
 /// What is said is readable, and where it is said to be there is something.
 void check_problem(const Diagnostic& problem, const std::string& file, std::string_view text, bool by_others) {
     const std::string told = problem.text();
-    if (problem.message.empty() || !is_utf8(told)) fails("a message is text", told);
+    if (problem.message.text.empty() || !is_utf8(told)) fails("a message is text", told);
     if (problem.code != Code::kInvalid && problem.code != Code::kPlugin) fails("problems are the user's", told);
     if (problem.where.file == folder() + "/part.json") return;
     if (problem.where.file != file) {

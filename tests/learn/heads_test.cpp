@@ -334,7 +334,7 @@ TEST_CASE("head files that don't fit themselves are refused") {
         try {
             HeadModel::load(file.path);
         } catch (const Error& error) {
-            return error.message();
+            return error.message().text;
         }
         return std::string("nothing");
     };

@@ -559,7 +559,7 @@ std::string told(const Json& with) {
     std::vector<Diagnostic> problems;
     make_graph(pipeline.dump(), "p.json", {}, node_types(), test::torch_plugins(), problems);
     std::string text;
-    for (const Diagnostic& problem : problems) text += problem.where.pointer + ": " + problem.message + "\n";
+    for (const Diagnostic& problem : problems) text += problem.where.pointer + ": " + problem.message.text + "\n";
     return text;
 }
 

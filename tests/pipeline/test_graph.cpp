@@ -274,7 +274,7 @@ TEST_CASE("a product of axes that nobody could run is refused") {
         R"({"biophony": 1, "axes": {)" + axes + R"(}, "nodes": {"base[)" + name + R"(]": {"use": "encoder:beats"}}})",
         "product.json");
     REQUIRE(checked.problems.size() == 1);
-    CHECK(checked.problems[0].message == "stands for more than 10000 nodes, expected fewer");
+    CHECK(checked.problems[0].message.text == "stands for more than 10000 nodes, expected fewer");
 }
 
 namespace {

@@ -21,7 +21,7 @@ std::string problem_of(const fs::path& path) {
         return elf.foreign();
     } catch (const Error& error) {
         CHECK(error.code() == Code::kPlugin);
-        return error.message();
+        return error.message().text;
     }
 }
 
