@@ -22,6 +22,16 @@ size_t edit_distance(std::string_view a, std::string_view b) {
     return d[n][m];
 }
 
+/// Whether `part` stands in `name` between characters that are neither letters nor digits.
+static bool is_part(std::string_view part, std::string_view name) {
+    auto parts = [](char c) { return std::isalnum(static_cast<unsigned char>(c)) == 0; };
+    for (size_t at = name.find(part); at != std::string_view::npos; at = name.find(part, at + 1)) {
+        const size_t end = at + part.size();
+        if ((at == 0 || parts(name[at - 1])) && (end == name.size() || parts(name[end]))) return true;
+    }
+    return false;
+}
+
 std::string nearest(std::string_view word, std::span<const std::string> candidates) {
     auto lower = [](std::string_view text) {
         std::string out(text);
@@ -32,13 +42,17 @@ std::string nearest(std::string_view word, std::span<const std::string> candidat
     const std::string wanted = lower(word);
     size_t best = std::max<size_t>(2, word.size() / 3) + 1;
     std::string found;
+    constexpr size_t kShortestPart = 3;
     size_t left = 1000;  // comparing a word with ten thousand others takes longer than it helps
     for (const std::string& candidate : candidates) {
-        if (candidate.size() > 200 || candidate.size() + best <= wanted.size() ||
-            wanted.size() + best <= candidate.size())
-            continue;
+        const bool short_of = candidate.size() + best <= wanted.size(),
+                   beyond = wanted.size() + best <= candidate.size();
+        if (candidate.size() > 200 || short_of) continue;
+        const bool part = wanted.size() >= kShortestPart && is_part(wanted, lower(candidate));
+        if (beyond && !part) continue;
         if (left-- == 0) break;
-        const size_t distance = edit_distance(wanted, lower(candidate));
+        const size_t steps = edit_distance(wanted, lower(candidate)),
+                     distance = part ? std::min<size_t>(steps, 1) : steps;
         // A name that shares nothing with the word is no help, however short both are.
         if (distance < best && distance < std::max(wanted.size(), candidate.size())) {
             best = distance;

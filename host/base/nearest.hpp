@@ -14,7 +14,8 @@ namespace biophony {
 size_t edit_distance(std::string_view a, std::string_view b);
 
 /// The nearest candidate, or empty where none is near: at most a third of the word's length away, at least 2 steps
-/// allowed, letter case ignored. Of equally near ones the first.
+/// allowed, letter case ignored; a name of which the word is a whole part ("median" of "coordinate-median") is a step
+/// away. Of equally near ones the first.
 std::string nearest(std::string_view word, std::span<const std::string> candidates);
 
 /// `message` about a name that isn't one of `names`, with the nearest: "; did you mean 'x'?" or, where none is near and

@@ -1,3 +1,5 @@
+#include <malloc.h>
+
 #include <ATen/Parallel.h>
 #include <ATen/ops/from_blob.h>
 #include <ATen/ops/linalg_eigh.h>
@@ -27,6 +29,13 @@ void copy(const at::Tensor& from, double* to) {
     std::copy_n(dense.const_data_ptr<double>(), dense.numel(), to);
 }
 
+/// Matrices are given back to the system. Without this the C library learns from the first large block that is freed to
+/// keep those of its size, and holds twice what is in use at any time. Training may ask for the contrary, and gets it.
+void give_back_large_blocks() {
+    static const int done = mallopt(M_MMAP_THRESHOLD, 1 << 20);
+    static_cast<void>(done);
+}
+
 std::mutex threads_mutex;  ///< LibTorch's setting is one for all
 
 /// Runs `body` with one thread and says what LibTorch throws.
@@ -43,6 +52,7 @@ bph_status lend(const bph_call* call, Body&& body) noexcept {
             const std::lock_guard lock(threads_mutex);
             at::set_num_threads(1);
         }
+        give_back_large_blocks();
         body();
         return BPH_OK;
     } catch (const std::exception& error) {

@@ -860,13 +860,21 @@ uint64_t tile_bytes(const Job& job, uint64_t tile) {
     return floats * sizeof(float) + kChunkElements * sizeof(double);
 }
 
+/// So many times a matrix in double precision are in use at most where a stage decomposes it: the stage's own,
+/// LibTorch's and the results of both. iso-c and tsv-m were seen to take 6 to 8.
+constexpr uint64_t kLinalgCopies = 8;
+
 /// What a tensor takes beyond that where some of the first `stages` stages see it whole.
 uint64_t whole_bytes(const Job& job, const Plan& plan, size_t stages) {
     if (!plan.whole_before(stages)) return 0;
     const uint64_t experts = job.inputs.experts.size(), stride = stride_of(plan.elements());
     uint64_t rows = experts + 1 + job.rows(0, plan.whole[stages]);
     if (job.needs_sources(stages) && !job.keeps_inputs()) rows += experts;
-    return rows * stride * sizeof(float);
+    uint64_t bytes = rows * stride * sizeof(float);
+    for (size_t s = 0; s < stages; ++s)
+        if (job.stages[s]->traits.needs_linalg && plan.whole[s + 1] == s + 1)
+            bytes += kLinalgCopies * plan.elements() * sizeof(double);
+    return bytes;
 }
 
 /// What units of work may take at the same time, where the largest of them takes `most`, and some are of whole tensors.

@@ -59,6 +59,12 @@ TEST_CASE("nearest names") {
     CHECK(nearest("EPOCH", names) == "epochs");
     CHECK(nearest("bathc", names) == "batch");
     CHECK(nearest("zzzzzz", names).empty());
+    const std::vector<std::string> ids = {"lines", "commedian", "coordinate-median", "ties.global", "trimmed-mean"};
+    CHECK(nearest("Median", ids) == "coordinate-median");
+    CHECK(nearest("ties", ids) == "ties.global");
+    CHECK(nearest("lnies", ids) == "lines");
+    CHECK(nearest("an", ids).empty());
+    CHECK(nearest("rdinate", ids).empty());
     CHECK(edit_distance("ab", "ba") == 1);
     CHECK(did_you_mean("epcohs", names) == "; did you mean 'epochs'?");
     CHECK(did_you_mean("zzzzzz", names) == "; there are: learning_rate, batch, epochs, recipe");

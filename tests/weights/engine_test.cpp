@@ -141,7 +141,9 @@ TEST_CASE("memory is bounded whatever the threads, and more experts take little 
         const std::vector<MergeStage> stages =
             read_stages({{{"use", id}, {"with", Json::object()}}}, tree(), "", problems);
         REQUIRE(problems.empty());
-        return plan_merge(setup.base, list, stages, setup.out, {.threads = threads, .memory = memory}).memory;
+        return plan_merge(setup.base, list, stages, setup.out,
+                          {.threads = threads, .memory = memory, .linalg = &small_linalg()})
+            .memory;
     };
     const Setup setup(4);
     for (const char* id : {"merger:average", "merger:ties.global", "merger:pcb", "merger:norm-adjusted"})
@@ -158,6 +160,17 @@ TEST_CASE("memory is bounded whatever the threads, and more experts take little 
     CHECK(one > whole);
     CHECK(one < whole + 2 * tiles);
     CHECK(memory_of(setup, "merger:ties.nihal2026", 1, 8) < memory_of(setup, "merger:ties.nihal2026", 2, 8));
+    // And beside those what decomposing a matrix takes.
+    Setup matrices(4);
+    matrices.base_file.shapes["c"] = {1, 40001};
+    matrices.base_file.card.roles["c"] = {{"kind", "matrix"}};
+    for (EncoderFile& model : matrices.models) {
+        model.shapes = matrices.base_file.shapes;
+        model.card = matrices.base_file.card;
+    }
+    matrices.write();
+    CHECK(memory_of(matrices, "merger:iso-c", 1, 8, 1) > whole + 8 * 8 * 40001);
+    CHECK(memory_of(setup, "merger:iso-c", 1, 8, 1) < whole);  // what is no matrix isn't decomposed
 }
 
 TEST_CASE("a checkpoint is worth its vector, and stands beside it") {
