@@ -260,6 +260,38 @@ TEST_CASE("MagPrune: the larger the magnitude in its row, the likelier it stays"
         CHECK_THROWS_WITH(plugins().stage("magprune", bad), Catch::Contains("density + epsilon"));
 }
 
+TEST_CASE("MagPrune by magnitude: the nearer to the tensor's largest, the likelier it stays") {
+    std::vector<StageTensor> in = odd_tensors(1, 5);
+    in.push_back({"equal", "matrix", {2, 3}, {{1, -1, 1, 1, -1, 1}}});
+    in.push_back({"zeros", "matrix", {700}, {Floats(700, 0)}});
+    in.push_back({"more than a block", "matrix", {1300}, {Floats(1300, 0.25F)}});
+    in.back().experts[0][1299] = 1;
+    const auto out = plugins().run("magprune.magnitude", in, {{"p", 0.8}});
+    for (size_t t = 0; t < in.size(); ++t) {
+        INFO(in[t].name);
+        const Floats& delta = in[t].experts[0];
+        double largest = 0;
+        for (const float value : delta) largest = std::max(largest, std::fabs(double{value}));
+        const sdk::Philox numbers(mix(mix(1, t), 0));
+        for (size_t k = 0; k < delta.size(); ++k) {
+            const double drop = largest > 0 ? 0.8 * (1 - std::fabs(double{delta[k]}) / largest) : 0;
+            const double expected = numbers.uniform(k) < drop ? 0 : delta[k] / (1 - drop);
+            REQUIRE(out[t].experts[0][k] == Approx(expected).epsilon(1e-6));
+        }
+    }
+    // The expected value is the value itself; the largest always stays.
+    const Floats values = {1, -2, 3, -4};
+    Vector mean(4);
+    constexpr int kSeeds = 20000;
+    for (int seed = 0; seed < kSeeds; ++seed) {
+        const auto draw = plugins().run("magprune.magnitude", one_tensor({values}), {{"p", 0.8}},
+                                        {.seed = static_cast<uint64_t>(seed)});
+        REQUIRE(draw[0].experts[0][3] == -4);
+        for (size_t k = 0; k < 4; ++k) mean[k] += draw[0].experts[0][k] / static_cast<double>(kSeeds);
+    }
+    for (size_t k = 0; k < 4; ++k) CHECK(mean[k] == Approx(values[k]).epsilon(0.05));
+}
+
 TEST_CASE("Breadcrumbs: the middle of the magnitudes, and tiny tensors stay") {
     const Floats ten = {5, -1, 10, 2, -9, 3, 8, -4, 7, 6};
     const Json with = {{"density", 0.4}, {"gamma", 0.2}};

@@ -77,6 +77,33 @@ private:
     bool l1_;
 };
 
+/// Drops a value with the probability p (1 − |δ| / max |δ|), the maximum being its tensor's, and divides the others by
+/// what remains to 1: as Nihal et al. 2026 (arXiv 2605.03914) have it in their code.
+class MagPruneByMagnitude : public sdk::Merger {
+public:
+    explicit MagPruneByMagnitude(const sdk::Params& params) : p_(params.at("p")) {}
+
+    void element(const sdk::Tile& tile) const override {
+        const auto delta = tile.expert(0);
+        const auto out = tile.out();
+        const sdk::Philox random = tile.random();
+        double largest = 0;
+        for (const float value : delta) largest = std::max<double>(largest, std::fabs(value));
+        std::array<double, 512> drawn;
+        for (size_t from = 0; from < out.size(); from += drawn.size()) {
+            const auto part = std::span(drawn).first(std::min(drawn.size(), out.size() - from));
+            random.uniform(from, part);
+            for (size_t k = from; k < from + part.size(); ++k) {
+                const double drop = largest == 0 ? 0 : p_ * (1 - std::fabs(delta[k]) / largest);
+                out[k] = part[k - from] >= drop ? static_cast<float>(delta[k] / (1 - drop)) : 0.0F;
+            }
+        }
+    }
+
+private:
+    double p_;
+};
+
 /// Drops the largest magnitudes of a tensor and the smallest, and keeps a fraction in between.
 class Breadcrumbs : public sdk::Merger {
 public:
@@ -106,4 +133,5 @@ private:
 
 }  // namespace
 
-BIOPHONY_PLUGIN(sdk::merger<MagPrune>("magprune"), sdk::merger<Breadcrumbs>("breadcrumbs.mask"))
+BIOPHONY_PLUGIN(sdk::merger<MagPrune>("magprune"), sdk::merger<MagPruneByMagnitude>("magprune.magnitude"),
+                sdk::merger<Breadcrumbs>("breadcrumbs.mask"))
