@@ -27,6 +27,12 @@ Message found_expected(std::string found, std::string expected) {
     return message;
 }
 
+Message missing(std::string_view what, std::string expected) {
+    Message message(fmt::format("{} is missing, expected {}", what, expected));
+    message.expected = std::move(expected);
+    return message;
+}
+
 Message operator+(Message message, std::string_view more) {
     message.text += more;
     return message;

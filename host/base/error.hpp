@@ -48,6 +48,8 @@ struct Message {
 
 /// "found FOUND, expected EXPECTED".
 Message found_expected(std::string found, std::string expected);
+/// "WHAT is missing, expected EXPECTED".
+Message missing(std::string_view what, std::string expected);
 /// The same parts, with more said behind or before.
 Message operator+(Message message, std::string_view more);
 Message operator+(std::string_view before, Message message);

@@ -22,58 +22,69 @@ size_t edit_distance(std::string_view a, std::string_view b) {
     return d[n][m];
 }
 
-/// Whether `part` stands in `name` between characters that are neither letters nor digits.
-static bool is_part(std::string_view part, std::string_view name) {
-    auto parts = [](char c) { return std::isalnum(static_cast<unsigned char>(c)) == 0; };
-    for (size_t at = name.find(part); at != std::string_view::npos; at = name.find(part, at + 1)) {
-        const size_t end = at + part.size();
-        if ((at == 0 || parts(name[at - 1])) && (end == name.size() || parts(name[end]))) return true;
-    }
-    return false;
+static char lower(char c) {
+    return static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
 }
 
-std::string nearest(std::string_view word, std::span<const std::string> candidates) {
-    auto lower = [](std::string_view text) {
+/// Whether `part`, in small letters, stands in `name` between characters that are neither letters nor digits.
+static bool is_part(std::string_view part, std::string_view name) {
+    auto parts = [](char c) { return std::isalnum(static_cast<unsigned char>(c)) == 0; };
+    for (auto at = name.begin();; ++at) {
+        at = std::search(at, name.end(), part.begin(), part.end(), [](char a, char b) { return lower(a) == b; });
+        if (at == name.end()) return false;
+        const auto end = at + static_cast<std::ptrdiff_t>(part.size());
+        if ((at == name.begin() || parts(at[-1])) && (end == name.end() || parts(*end))) return true;
+    }
+}
+
+Near near_names(std::string_view word, std::span<const std::string> candidates) {
+    auto small = [](std::string_view text) {
         std::string out(text);
-        std::transform(out.begin(), out.end(), out.begin(), [](unsigned char c) { return std::tolower(c); });
+        std::transform(out.begin(), out.end(), out.begin(), lower);
         return out;
     };
     if (word.size() > 200) return {};
-    const std::string wanted = lower(word);
+    const std::string wanted = small(word);
     size_t best = std::max<size_t>(2, word.size() / 3) + 1;
-    std::string found;
-    constexpr size_t kShortestPart = 3;
+    Near out;
     size_t left = 1000;  // comparing a word with ten thousand others takes longer than it helps
     for (const std::string& candidate : candidates) {
-        const bool short_of = candidate.size() + best <= wanted.size(),
-                   beyond = wanted.size() + best <= candidate.size();
-        if (candidate.size() > 200 || short_of) continue;
-        const bool part = wanted.size() >= kShortestPart && is_part(wanted, lower(candidate));
-        if (beyond && !part) continue;
+        if (candidate.size() > 200 || candidate.size() + best <= wanted.size() ||
+            wanted.size() + best <= candidate.size())
+            continue;
         if (left-- == 0) break;
-        const size_t steps = edit_distance(wanted, lower(candidate)),
-                     distance = part ? std::min<size_t>(steps, 1) : steps;
+        const size_t distance = edit_distance(wanted, small(candidate));
         // A name that shares nothing with the word is no help, however short both are.
         if (distance < best && distance < std::max(wanted.size(), candidate.size())) {
             best = distance;
-            found = candidate;
+            out.one = candidate;
         }
     }
-    return found;
+    if (constexpr size_t kShortestPart = 3; best <= 1 || wanted.size() < kShortestPart) return out;
+    std::vector<std::string> with_it;
+    for (const std::string& candidate : candidates.first(std::min<size_t>(candidates.size(), 1000)))
+        if (candidate.size() <= 200 && is_part(wanted, candidate)) with_it.push_back(candidate);
+    if (with_it.size() == 1) out.one = with_it.front();
+    if (constexpr size_t kMost = 8; with_it.size() > 1 && with_it.size() <= kMost) return {{}, std::move(with_it)};
+    return out;
 }
 
 Message with_nearest(Message message, std::string_view word, std::span<const std::string> names,
                      std::string_view none) {
     if (message.found.empty()) message.found = fmt::format("'{}'", word);
-    message.nearest = nearest(word, names);
     const bool few = !names.empty() && names.size() <= 20;
-    if (message.expected.empty() && few) message.expected = fmt::format("one of {}", fmt::join(names, ", "));
-    if (!message.nearest.empty())
-        message.text += fmt::format("; did you mean '{}'?", message.nearest);
+    if (message.expected.empty() && few)
+        message.expected = fmt::format("{}{}", names.size() > 1 ? "one of " : "", fmt::join(names, ", "));
+    Near near = near_names(word, names);
+    if (!near.one.empty())
+        message.text += fmt::format("; did you mean '{}'?", near.one);
+    else if (!near.several.empty())
+        message.text += fmt::format("; did you mean one of {}?", fmt::join(near.several, ", "));
     else if (few)
         message.text += fmt::format("; there are: {}", fmt::join(names, ", "));
     else if (names.empty())
         message.text += none;
+    message.nearest = std::move(near.one);
     return message;
 }
 

@@ -207,8 +207,8 @@ void apply_schema(const Json& schema, Json& value, std::string_view pointer, std
                 problems.push_back(
                     {Code::kInvalid,
                      {.pointer = root},
-                     fmt::format("the parameter {} is missing, expected {}", name.dump(),
-                                 expected_by(schema["properties"].value(name.get<std::string>(), Json::object())))});
+                     missing(fmt::format("the parameter {}", name.dump()),
+                             expected_by(schema["properties"].value(name.get<std::string>(), Json::object())))});
 
     std::shared_ptr<const valijson::Schema> rules;
     try {
@@ -268,9 +268,8 @@ void apply_schema(const Json& schema, Json& value, std::string_view pointer, std
     if (problems.empty() || (places.size() == 1 && places.begin()->empty() && problems.empty()))
         problems.push_back({Code::kInvalid,
                             {.pointer = root},
-                            schema.contains("x-rule")
-                                ? schema["x-rule"].get<std::string>()
-                                : fmt::format("found {}, expected {}", value.dump(), expected_by(schema))});
+                            schema.contains("x-rule") ? Message(schema["x-rule"].get<std::string>())
+                                                      : found_expected(value.dump(), expected_by(schema))});
 }
 
 void resolve_paths(const Json& schema, Json& value, std::string_view pointer,

@@ -16,7 +16,8 @@ struct Eigen {
 Eigen eigh(const at::Tensor& symmetric);
 
 /// The linear algebra that plugins are lent; see biophony/c/linalg.h. From here on, until somebody sets LibTorch's
-/// threads again, each call works on its own thread alone, so that results don't depend on how many run at once. [main]
+/// threads again, each call works on its own thread alone, so that results don't depend on how many run at once. [any
+/// thread]
 const bph_linalg_v0* lent_linalg();
 
 }  // namespace biophony

@@ -136,7 +136,7 @@ private:
             definition_.problem(at.empty() ? address : at, message + used_note(at, address), code);
         };
         if (definition_.find(address) == nullptr)
-            return wrong("the key \"use\" is missing, expected a node type or a plugin as \"kind:id\"");
+            return wrong(missing("the key \"use\"", "a node type or a plugin as \"kind:id\""));
         Traced use;
         if (!substitute(definition_, address, {}, &expansion_.instances[n], address, use)) return;
         const std::string at = use.address("");
@@ -265,9 +265,7 @@ private:
             for (const auto& [pointer, path] : paths_that_must_exist(schema, node.params.value, "")) {
                 std::error_code failed;
                 if (!fs::exists(path, failed))
-                    problems.push_back({Code::kInvalid,
-                                        {.pointer = pointer},
-                                        fmt::format("file not found: {}{}", path, nearest_file(path))});
+                    problems.push_back({Code::kInvalid, {.pointer = pointer}, no_such_file(path)});
             }
         }
         node.params_are_good = problems.empty();
@@ -318,9 +316,8 @@ private:
         if (node.type == nullptr) return;
         for (const PortSpec& port : node.type->inputs)
             if (port.required && !port.implied && !in->contains(port.name) && !misspelt.contains(port.name))
-                definition_.problem(
-                    address, fmt::format("the port '{}' of {} is missing, expected {}{}", port.name, node.type->name,
-                                         any_of(port.types), port.many ? ", one or more" : ""));
+                definition_.problem(address, missing(fmt::format("the port '{}' of {}", port.name, node.type->name),
+                                                     any_of(port.types) + (port.many ? ", one or more" : "")));
     }
 
     void find_sources(size_t n, const std::string& name, const PortSpec* port, const Json& sources,
@@ -477,13 +474,22 @@ private:
                                   });
             std::string stars;
             for (size_t a = 0; a < axes.size(); ++a) stars += a == 0 ? "*" : ",*";
-            return wrong(fmt::format(
+            const std::string near = has_them ? target->key : fmt::format("{}[{}]", stem, stars);
+            Message message(fmt::format(
                 "'{}' stands for {} nodes, one for each {}; did you mean '{}'{}?", stem, target->count,
-                target->names_of_axes(), has_them ? target->key : fmt::format("{}[{}]", stem, stars),
+                target->names_of_axes(), near,
                 has_them ? "" : fmt::format(", or one of them, like '{}'", expansion_.instances[target->first].id)));
+            message.found = "'" + stem + "'";
+            message.nearest = near;
+            return wrong(std::move(message));
         }
         if (text.back() != ']') return wrong(found_expected(fmt::format("'{}'", text), "a ']' at the end"));
-        if (axes.empty()) return wrong(fmt::format("'{}' has no axes; did you mean '{}'?", stem, stem));
+        if (axes.empty()) {
+            Message message(fmt::format("found '{}', and '{}' has no axes; did you mean '{}'?", text, stem, stem));
+            message.found = "'" + text + "'";
+            message.nearest = stem;
+            return wrong(std::move(message));
+        }
         const std::vector<std::string> entries =
             split(std::string_view(text).substr(open + 1, text.size() - open - 2), ',');
         if (entries.size() != axes.size())

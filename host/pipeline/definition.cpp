@@ -53,17 +53,20 @@ std::string any_of(const std::vector<std::string>& names) {
     return out;
 }
 
-std::string nearest_file(const fs::path& missing) {
+Message no_such_file(const fs::path& missing) {
+    Message message("file not found: " + missing.string());
+    message.found = "'" + missing.filename().string() + "'";
     std::vector<std::string> names;
     std::error_code failed;
     if (!fs::is_directory(missing.parent_path(), failed))
-        return fmt::format("; the folder {} isn't there either", missing.parent_path().string());
+        return message + fmt::format("; the folder {} isn't there either", missing.parent_path().string());
     for (fs::directory_iterator at(missing.parent_path(), failed), end; !failed && at != end && names.size() < 10'000;
          at.increment(failed))
         names.push_back(at->path().filename().string());
     std::sort(names.begin(), names.end());
-    const std::string near = nearest(missing.filename().string(), names);
-    return near.empty() ? "" : fmt::format("; did you mean '{}'?", near);
+    message.nearest = nearest(missing.filename().string(), names);
+    if (message.nearest.empty()) return message;
+    return message + fmt::format("; did you mean '{}'?", message.nearest);
 }
 
 namespace {
@@ -143,7 +146,7 @@ void Definition::check_top_level() {
             problem(pointer_join("", key), with_nearest(fmt::format("unknown key '{}'", key), key, kTopLevel));
         }
     if (!json_.contains("biophony"))
-        problem("", "the key \"biophony\" is missing, expected \"biophony\": 1");
+        problem("", missing("the key \"biophony\"", "\"biophony\": 1"));
     else if (json_["biophony"] != 1 || !json_["biophony"].is_number_integer())
         problem("/biophony", found_expected(describe(json_["biophony"]), "1, the only version of the format"));
     for (const char* key : {"$schema", "name", "description"})
@@ -155,7 +158,7 @@ void Definition::check_top_level() {
             json_[key] = Json::object();
         } else if (std::string_view(key) == "nodes" && (!json_.contains(key) || json_[key].empty())) {
             problem("/nodes", json_.contains(key) ? "there are no nodes, expected at least one"
-                                                  : "the key \"nodes\" is missing, expected an object of nodes");
+                                                  : missing("the key \"nodes\"", "an object of nodes"));
             json_[key] = Json::object();
         }
     }
@@ -193,8 +196,7 @@ void Definition::read_file_at(const std::string& address, const std::string& nam
     const fs::path shown = fs::path(shown_folder_) / name;
     std::error_code failed;
     json_[Json::json_pointer(address)] = nullptr;
-    if (!fs::exists(full, failed))
-        return problem(address, fmt::format("file not found: {}{}", full.string(), nearest_file(full)));
+    if (!fs::exists(full, failed)) return problem(address, no_such_file(full));
     if (!fs::is_regular_file(full, failed) || fs::file_size(full, failed) > kMostText)
         return problem(address, fmt::format("{} is no file of at most {} MiB", full.string(), kMostText >> 20));
     std::string content;

@@ -126,8 +126,8 @@ std::vector<std::string> keys_of(const Json& object);
 std::vector<std::string> split(std::string_view text, char separator);
 /// The keys of a JSON pointer, unescaped.
 std::vector<std::string> steps_of(std::string_view pointer);
-/// "; did you mean 'clips.csv'?": what in the folder of a missing file is called much the same.
-std::string nearest_file(const std::filesystem::path& missing);
+/// "file not found: clps.csv; did you mean 'clips.csv'?", of what is in its folder.
+Message no_such_file(const std::filesystem::path& missing);
 /// "a", "a or b", "a, b or c".
 std::string any_of(const std::vector<std::string>& names);
 /// The nearest of the keys of `map` to the pointer that have a value, from the pointer itself upwards; end() if none.

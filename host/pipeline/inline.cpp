@@ -366,8 +366,8 @@ private:
         }
         for (const std::string& input : pipeline_.inputs)
             if (!in->contains(input) && !misspelt.contains(input))
-                wrong(address, fmt::format("the input '{}' of the pipeline '{}' is missing, expected a node", input,
-                                           pipeline_.name));
+                wrong(address,
+                      missing(fmt::format("the input '{}' of the pipeline '{}'", input, pipeline_.name), "a node"));
     }
 
     /// Follows {"param": …} of the outer pipeline to its value.

@@ -209,7 +209,7 @@ const ItemInfo& Registry::require(std::string_view name) const {
     });
     Message message = with_nearest(fmt::format("there is no {} '{}'", kind, id), id, ids);
     if (message.nearest.empty() && message.expected.empty() && !ids.empty())
-        message += "; `biophony plugins` lists them";
+        message += "; `biophony plugins` lists those there are";
     if (!searched.empty()) message += fmt::format("; searched {}", fmt::join(searched, ", "));
     if (refused > 0)
         message += fmt::format("; {} file{} there {} refused, see `biophony plugins`", refused, refused == 1 ? "" : "s",

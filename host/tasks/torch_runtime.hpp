@@ -25,7 +25,7 @@ struct TorchRuntime {
     /// Embeds files. Throws Error; kRunFailed where none could be embedded. [main]
     EmbedResult (*embed)(const EmbedOptions&, const Registry&, Progress&, const Cancel&);
     /// The linear algebra that is lent to merge stages. Sets LibTorch to one thread a call, until the next torch node.
-    /// [main]
+    /// [any thread]
     const bph_linalg_v0* (*linalg)();
 };
 

@@ -860,9 +860,13 @@ uint64_t tile_bytes(const Job& job, uint64_t tile) {
     return floats * sizeof(float) + kChunkElements * sizeof(double);
 }
 
-/// So many times a matrix in double precision are in use at most where a stage decomposes it: the stage's own,
-/// LibTorch's and the results of both. iso-c and tsv-m were seen to take 6 to 8.
-constexpr uint64_t kLinalgCopies = 8;
+/// What a stage takes to decompose a matrix, its own and LibTorch's, in double precision: of m × n with r = min(m, n) 8
+/// mn and 6 r², and with more experts than r as if it had a row of each. iso-c and tsv-m were seen to stay within that.
+uint64_t decomposing_bytes(const Plan& plan, uint64_t experts) {
+    const uint64_t longer = std::max(plan.matrix[0], plan.matrix[1]);
+    const uint64_t rows = std::max(std::min(plan.matrix[0], plan.matrix[1]), std::min(experts, longer));
+    return (8 * rows * longer + 6 * rows * rows) * sizeof(double);
+}
 
 /// What a tensor takes beyond that where some of the first `stages` stages see it whole.
 uint64_t whole_bytes(const Job& job, const Plan& plan, size_t stages) {
@@ -872,8 +876,7 @@ uint64_t whole_bytes(const Job& job, const Plan& plan, size_t stages) {
     if (job.needs_sources(stages) && !job.keeps_inputs()) rows += experts;
     uint64_t bytes = rows * stride * sizeof(float);
     for (size_t s = 0; s < stages; ++s)
-        if (job.stages[s]->traits.needs_linalg && plan.whole[s + 1] == s + 1)
-            bytes += kLinalgCopies * plan.elements() * sizeof(double);
+        if (job.stages[s]->traits.needs_linalg && plan.whole[s + 1] == s + 1) bytes += decomposing_bytes(plan, experts);
     return bytes;
 }
 

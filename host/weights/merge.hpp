@@ -89,7 +89,8 @@ public:
 
 /// Opens and checks everything. `experts` are task vectors or checkpoints (files with the base's tensors), in the order
 /// that stages see. `base` is an encoder file or any safetensors file. Throws Error: kInvalid for stages or parameters,
-/// kPlugin, kRunFailed with all that is wrong with the files, one a line. [main], as it loads plugins.
+/// kPlugin, kRunFailed with all that is wrong with the files, one a line. [any thread; several merges may run at a
+/// time]
 MergePlan plan_merge(const std::filesystem::path& base, const std::vector<std::filesystem::path>& experts,
                      const std::vector<MergeStage>& stages, const std::filesystem::path& out,
                      const MergeOptions& options);
@@ -98,7 +99,7 @@ MergePlan plan_merge(const std::filesystem::path& base, const std::vector<std::f
 /// encoder file, else with the base's metadata. Tensors that are not floating are the base's. A value that is not
 /// finite, in any input, after any stage or in the result, ends the merge with tensor, file and element. `out` is whole
 /// or not there. Progress counts bytes and comes from the calling thread alone. Throws Error: kCancelled, kRunFailed,
-/// kInvalid or kPlugin from plugins. [main]
+/// kInvalid or kPlugin from plugins. [any thread; as plan_merge()]
 MergeReport run_merge(MergePlan& plan);
 
 /// plan_merge() and run_merge(). What stages log is told in any case.

@@ -55,7 +55,7 @@ public:
     };
 
     virtual ~MergeObserver() = default;
-    /// When all is known of the merge, before its first byte; once. [main]
+    /// When all is known of the merge, before its first byte; once. [the thread that merges]
     virtual void begin(const MergePlan& plan) = 0;
     /// Of all pieces, in the order of tensors, each so many-th is shown, from the first on. After begin().
     virtual uint64_t every() const { return 1; }

@@ -31,7 +31,7 @@ private:
 };
 
 /// Makes an instance of the stage and drops it, so that the plugin says what it thinks of the parameters. Throws as
-/// StageInstance does. [main]
+/// StageInstance does. [any thread]
 void try_stage(const MergeStage& stage);
 
 /// The plugin's table and an instance. Constant while threads call it.

@@ -45,7 +45,8 @@ void write_out(const ItemInfo& preset, const Json& params, size_t entry, const R
         stage.params = with_parameters(part.value("with", Json::object()), params);
         std::vector<Diagnostic> found;
         apply_schema(stage.item->parameters, stage.params, "", found);
-        for (const Diagnostic& problem : found) complain(problem.code, "with", problem.text());
+        for (const Diagnostic& problem : found)
+            complain(problem.code, "with", problem.where.text() + ": " + problem.message);
         stages.push_back(std::move(stage));
     }
 }
@@ -61,11 +62,13 @@ std::vector<MergeStage> read_stages(const Json& list, const Registry& registry, 
         const std::string use = entry.at("use");
         if (!use.starts_with("merger:")) {
             std::vector<std::string> names;
-            for (const ItemInfo* item : registry.items("merger")) names.push_back(item->name());
-            problems.push_back({Code::kInvalid,
-                                {.pointer = pointer_join(at, "use")},
-                                with_nearest(fmt::format("found '{}', expected a merge stage, \"merger:…\"", use),
-                                             "merger:" + use, names)});
+            for (const ItemInfo* item : registry.items("merger")) names.push_back(item->id);
+            Message message = found_expected("'" + use + "'", "a merge stage, \"merger:…\"");
+            if (const std::string near = nearest(use, names); !near.empty()) {
+                message.nearest = "merger:" + near;
+                message += fmt::format("; did you mean '{}'?", message.nearest);
+            }
+            problems.push_back({Code::kInvalid, {.pointer = pointer_join(at, "use")}, std::move(message)});
             continue;
         }
         MergeStage stage{.entry = i};

@@ -62,6 +62,11 @@ TEST_CASE("nearest names") {
     const std::vector<std::string> ids = {"lines", "commedian", "coordinate-median", "ties.global", "trimmed-mean"};
     CHECK(nearest("Median", ids) == "coordinate-median");
     CHECK(nearest("ties", ids) == "ties.global");
+    CHECK(nearest("mean", {{"norm-mean", "trimmed-mean"}}).empty());
+    CHECK(near_names("mean", std::vector<std::string>{"norm-mean", "meat", "trimmed-mean"}).one == "meat");
+    CHECK(near_names("mean", ids).one == "trimmed-mean");
+    CHECK(did_you_mean("global", std::vector<std::string>{"ties.global", "norm.global", "trim"}) ==
+          "; did you mean one of ties.global, norm.global?");
     CHECK(nearest("lnies", ids) == "lines");
     CHECK(nearest("an", ids).empty());
     CHECK(nearest("rdinate", ids).empty());

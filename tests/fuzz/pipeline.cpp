@@ -81,6 +81,8 @@ const std::string& folder() {
 void check_problem(const Diagnostic& problem, const std::string& file, std::string_view text, bool by_others) {
     const std::string told = problem.text();
     if (problem.message.text.empty() || !is_utf8(told)) fails("a message is text", told);
+    for (const std::string& part : {problem.message.found, problem.message.nearest})
+        if (told.find(part) == std::string::npos) fails("what was found and what is near stand in the message", told);
     if (problem.code != Code::kInvalid && problem.code != Code::kPlugin) fails("problems are the user's", told);
     if (problem.where.file == folder() + "/part.json") return;
     if (problem.where.file != file) {

@@ -279,6 +279,13 @@ TEST_CASE("MagPrune by magnitude: the nearer to the tensor's largest, the likeli
             REQUIRE(out[t].experts[0][k] == Approx(expected).epsilon(1e-6));
         }
     }
+    // What isn't finite is there still, for the host to find.
+    const auto broken = plugins().run(
+        "magprune.magnitude",
+        one_tensor({{1, std::numeric_limits<float>::infinity(), std::numeric_limits<float>::quiet_NaN()}}),
+        {{"p", 0.8}});
+    CHECK(!std::isfinite(broken[0].experts[0][1]));
+    CHECK(std::isnan(broken[0].experts[0][2]));
     // The expected value is the value itself; the largest always stays.
     const Floats values = {1, -2, 3, -4};
     Vector mean(4);

@@ -140,3 +140,18 @@ TEST_CASE("a random step is as long as the merged one, tensor by tensor, and poi
     const double dot = std::inner_product(values.begin(), values.end(), step.begin(), 0.0);
     CHECK(dot / norm(values) / norm(step) == Approx(0).margin(0.06));
 }
+
+TEST_CASE("DARE and DELLA with TIES of Nihal et al. 2026 are their parts, with what they are given") {
+    const auto tensors = odd_tensors(3, 11);
+    const Json rest = {{"trim", 0.35}, {"lambda", 2}};
+    for (const auto& [preset, first] :
+         {std::pair{"dare.nihal2026", "random-drop"}, std::pair{"della.nihal2026", "magprune.magnitude"}}) {
+        INFO(preset);
+        Json all = rest;
+        all["p"] = 0.6;
+        const auto dropped = plugins().run(first, tensors, {{"p", 0.6}}, {.seed = 5});
+        const auto expected = plugins().run("ties.nihal2026", dropped, rest);
+        CHECK(same_bits(plugins().run(preset, tensors, all, {.seed = 5}), expected));
+        CHECK_FALSE(same_bits(plugins().run(preset, tensors, Json::object(), {.seed = 5}), expected));
+    }
+}

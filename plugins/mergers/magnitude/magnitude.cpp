@@ -1,5 +1,6 @@
 // Transforms that thin a task vector out by magnitude: MagPrune, of DELLA (Deep et al. 2024, arXiv 2406.11617, section
-// 3.1), and Model Breadcrumbs (Davari and Belilovsky 2023, arXiv 2312.06795).
+// 3.1) and as Nihal et al. 2026 have it (arXiv 2605.03914), and Model Breadcrumbs (Davari and Belilovsky 2023, arXiv
+// 2312.06795).
 #include "../numbers.hpp"
 
 namespace sdk = biophony::sdk;
@@ -95,7 +96,7 @@ public:
             random.uniform(from, part);
             for (size_t k = from; k < from + part.size(); ++k) {
                 const double drop = largest == 0 ? 0 : p_ * (1 - std::fabs(delta[k]) / largest);
-                out[k] = part[k - from] >= drop ? static_cast<float>(delta[k] / (1 - drop)) : 0.0F;
+                out[k] = part[k - from] < drop ? 0.0F : static_cast<float>(delta[k] / (1 - drop));
             }
         }
     }
