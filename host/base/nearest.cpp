@@ -22,12 +22,14 @@ size_t edit_distance(std::string_view a, std::string_view b) {
     return d[n][m];
 }
 
-static char lower(char c) {
+namespace {
+
+char lower(char c) {
     return static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
 }
 
 /// Whether `part`, in small letters, stands in `name` between characters that are neither letters nor digits.
-static bool is_part(std::string_view part, std::string_view name) {
+bool is_part(std::string_view part, std::string_view name) {
     auto parts = [](char c) { return std::isalnum(static_cast<unsigned char>(c)) == 0; };
     for (auto at = name.begin();; ++at) {
         at = std::search(at, name.end(), part.begin(), part.end(), [](char a, char b) { return lower(a) == b; });
@@ -36,6 +38,8 @@ static bool is_part(std::string_view part, std::string_view name) {
         if ((at == name.begin() || parts(at[-1])) && (end == name.end() || parts(*end))) return true;
     }
 }
+
+}  // namespace
 
 Near near_names(std::string_view word, std::span<const std::string> candidates) {
     auto small = [](std::string_view text) {
