@@ -31,7 +31,8 @@ void copy(const at::Tensor& from, double* to) {
 
 /// Matrices are given back to the system. Without this the C library learns from the first large block that is freed to
 /// keep those of its size, and holds twice what is in use at any time. What it costs: it holds from here on for the
-/// whole process, so large blocks of other work are cleared anew each time. Training asks for the contrary, and gets it.
+/// whole process, so large blocks of other work are cleared anew each time. Training asks for the contrary, and gets
+/// it.
 void give_back_large_blocks() {
     static const int done = mallopt(M_MMAP_THRESHOLD, 1 << 20);
     static_cast<void>(done);
