@@ -48,7 +48,7 @@ class Running(unittest.TestCase):
             self.assertIn("biophony run FILE --to 'joint'", ran.stderr)
             ran = folder.run("run-node", "p.json", "features:merged:clips")
             self.assertEqual(ran.returncode, 2)
-            self.assertIn("did you mean 'features:merged:clips[", ran.stderr)
+            self.assertIn("did you mean one of features:merged:clips[", ran.stderr)
 
     def test_launched_nodes_make_the_same_bytes(self):
         with Folder() as folder:
