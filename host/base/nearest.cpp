@@ -73,6 +73,12 @@ Near near_names(std::string_view word, std::span<const std::string> candidates) 
     return out;
 }
 
+Message suggesting(Message message, std::string near) {
+    if (!near.empty()) message.text += fmt::format("; did you mean '{}'?", near);
+    message.nearest = std::move(near);
+    return message;
+}
+
 Message with_nearest(Message message, std::string_view word, std::span<const std::string> names,
                      std::string_view none) {
     if (message.found.empty()) message.found = fmt::format("'{}'", word);
@@ -80,15 +86,13 @@ Message with_nearest(Message message, std::string_view word, std::span<const std
     if (message.expected.empty() && few)
         message.expected = fmt::format("{}{}", names.size() > 1 ? "one of " : "", fmt::join(names, ", "));
     Near near = near_names(word, names);
-    if (!near.one.empty())
-        message.text += fmt::format("; did you mean '{}'?", near.one);
-    else if (!near.several.empty())
+    if (!near.one.empty()) return suggesting(std::move(message), std::move(near.one));
+    if (!near.several.empty())
         message.text += fmt::format("; did you mean one of {}?", fmt::join(near.several, ", "));
     else if (few)
         message.text += fmt::format("; there are: {}", fmt::join(names, ", "));
     else if (names.empty())
         message.text += none;
-    message.nearest = std::move(near.one);
     return message;
 }
 

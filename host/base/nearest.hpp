@@ -25,6 +25,8 @@ inline std::string nearest(std::string_view word, std::span<const std::string> c
     return near_names(word, candidates).one;
 }
 
+/// `message` with "; did you mean 'NEAR'?", where there is one.
+Message suggesting(Message message, std::string near);
 /// `message` about a name that isn't one of `names`, with the nearest: "; did you mean 'x'?", "; did you mean one of x,
 /// y?" or, where none is near and there are few, "; there are: x, y, z", or, of none at all, `none`.
 Message with_nearest(Message message, std::string_view word, std::span<const std::string> names,

@@ -256,8 +256,7 @@ void apply_schema(const Json& schema, Json& value, std::string_view pointer, std
             std::vector<std::string> names;
             for (const auto& name : (*wanted)["enum"])
                 if (name.is_string()) names.push_back(name.get<std::string>());
-            message.nearest = nearest(found->get<std::string>(), names);
-            if (!message.nearest.empty()) message += fmt::format("; did you mean '{}'?", message.nearest);
+            message = suggesting(std::move(message), nearest(found->get<std::string>(), names));
         }
         bool already_told = false;
         for (const auto& problem : problems)

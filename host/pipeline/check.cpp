@@ -485,10 +485,9 @@ private:
         }
         if (text.back() != ']') return wrong(found_expected(fmt::format("'{}'", text), "a ']' at the end"));
         if (axes.empty()) {
-            Message message(fmt::format("found '{}', and '{}' has no axes; did you mean '{}'?", text, stem, stem));
+            Message message(fmt::format("found '{}', and '{}' has no axes", text, stem));
             message.found = "'" + text + "'";
-            message.nearest = stem;
-            return wrong(std::move(message));
+            return wrong(suggesting(std::move(message), stem));
         }
         const std::vector<std::string> entries =
             split(std::string_view(text).substr(open + 1, text.size() - open - 2), ',');

@@ -64,9 +64,7 @@ Message no_such_file(const fs::path& missing) {
          at.increment(failed))
         names.push_back(at->path().filename().string());
     std::sort(names.begin(), names.end());
-    message.nearest = nearest(missing.filename().string(), names);
-    if (message.nearest.empty()) return message;
-    return message + fmt::format("; did you mean '{}'?", message.nearest);
+    return suggesting(std::move(message), nearest(missing.filename().string(), names));
 }
 
 namespace {

@@ -82,9 +82,8 @@ private:
         for (const auto& [key, value] : object.items())
             if (!key.starts_with("x-") && key != "$schema" &&
                 std::find(known.begin(), known.end(), key) == known.end()) {
-                const std::string near = nearest(key, known);
                 notes_.push_back(fmt::format("the manifest's {} isn't known{}", pointer_join(pointer, key),
-                                             near.empty() ? "" : fmt::format("; did you mean '{}'?", near)));
+                                             did_you_mean_only(key, known)));
             }
     }
 
@@ -176,8 +175,7 @@ private:
     }
 
     static std::string did_you_mean_only(std::string_view word, const std::vector<std::string>& names) {
-        const std::string near = nearest(word, names);
-        return near.empty() ? std::string() : fmt::format("; did you mean '{}'?", near);
+        return suggesting(Message(), nearest(word, names)).text;
     }
 
     void check_parameters(ItemInfo& item, const Json& object, const std::string& pointer) {

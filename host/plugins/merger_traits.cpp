@@ -73,8 +73,7 @@ private:
         return static_cast<size_t>(std::find(known.begin(), known.end(), value) - known.begin());
     }
     static std::string near(const std::string& word, const std::vector<std::string>& known) {
-        const std::string found = nearest(word, known);
-        return found.empty() ? std::string() : fmt::format("; did you mean '{}'?", found);
+        return suggesting(Message(), nearest(word, known)).text;
     }
 
     void complain(const std::string& pointer, Message message, Code code = Code::kInvalid) {

@@ -63,12 +63,11 @@ std::vector<MergeStage> read_stages(const Json& list, const Registry& registry, 
         if (!use.starts_with("merger:")) {
             std::vector<std::string> names;
             for (const ItemInfo* item : registry.items("merger")) names.push_back(item->id);
-            Message message = found_expected("'" + use + "'", "a merge stage, \"merger:…\"");
-            if (const std::string near = nearest(use, names); !near.empty()) {
-                message.nearest = "merger:" + near;
-                message += fmt::format("; did you mean '{}'?", message.nearest);
-            }
-            problems.push_back({Code::kInvalid, {.pointer = pointer_join(at, "use")}, std::move(message)});
+            const std::string near = nearest(use, names);
+            problems.push_back({Code::kInvalid,
+                                {.pointer = pointer_join(at, "use")},
+                                suggesting(found_expected("'" + use + "'", "a merge stage, \"merger:…\""),
+                                           near.empty() ? near : "merger:" + near)});
             continue;
         }
         MergeStage stage{.entry = i};

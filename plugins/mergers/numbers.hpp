@@ -217,4 +217,15 @@ inline void write_combination(const sdk::Tile& tile, std::span<const double> coe
     }
 }
 
+/// Calls use(k, u) for the `count` uniform numbers from `first` on.
+template <class Use>
+void for_uniform(const sdk::Philox& random, uint64_t first, size_t count, Use&& use) {
+    std::array<double, 512> block;
+    for (size_t from = 0; from < count; from += block.size()) {
+        const auto part = std::span(block).first(std::min(block.size(), count - from));
+        random.uniform(first + from, part);
+        for (size_t k = 0; k < part.size(); ++k) use(from + k, part[k]);
+    }
+}
+
 }  // namespace biophony::numbers

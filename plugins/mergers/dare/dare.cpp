@@ -6,17 +6,6 @@ namespace numbers = biophony::numbers;
 
 namespace {
 
-/// Calls use(k, u) for the `count` uniform numbers from `first` on.
-template <class Use>
-void for_uniform(const sdk::Philox& random, uint64_t first, size_t count, Use&& use) {
-    std::array<double, 512> block;
-    for (size_t from = 0; from < count; from += block.size()) {
-        const auto part = std::span(block).first(std::min(block.size(), count - from));
-        random.uniform(first + from, part);
-        for (size_t k = 0; k < part.size(); ++k) use(from + k, part[k]);
-    }
-}
-
 /// δ · scale where the random bits are `least` or more. Masks, as a branch that is taken by chance would cost more than
 /// the random numbers.
 BIOPHONY_WIDE void keep_by_bits(const uint32_t* bits, uint32_t least, float scale, const float* delta, float* out,
@@ -62,7 +51,7 @@ public:
         const auto delta = tile.expert(0);
         const auto out = tile.out();
         const sdk::Philox random = tile.random();
-        for_uniform(random, 0, out.size(), [&](size_t k, double u) { out[k] = u >= p_ ? delta[k] : 0.0F; });
+        numbers::for_uniform(random, 0, out.size(), [&](size_t k, double u) { out[k] = u >= p_ ? delta[k] : 0.0F; });
         const double kept = numbers::absolute_sum(out);
         if (kept == 0) return;
         const auto rescale = static_cast<float>(numbers::absolute_sum(delta) / kept);

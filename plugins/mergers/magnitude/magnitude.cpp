@@ -87,18 +87,12 @@ public:
     void element(const sdk::Tile& tile) const override {
         const auto delta = tile.expert(0);
         const auto out = tile.out();
-        const sdk::Philox random = tile.random();
         double largest = 0;
         for (const float value : delta) largest = std::max<double>(largest, std::fabs(value));
-        std::array<double, 512> drawn;
-        for (size_t from = 0; from < out.size(); from += drawn.size()) {
-            const auto part = std::span(drawn).first(std::min(drawn.size(), out.size() - from));
-            random.uniform(from, part);
-            for (size_t k = from; k < from + part.size(); ++k) {
-                const double drop = largest == 0 ? 0 : p_ * (1 - std::fabs(delta[k]) / largest);
-                out[k] = part[k - from] < drop ? 0.0F : static_cast<float>(delta[k] / (1 - drop));
-            }
-        }
+        numbers::for_uniform(tile.random(), 0, out.size(), [&](size_t k, double u) {
+            const double drop = largest == 0 ? 0 : p_ * (1 - std::fabs(delta[k]) / largest);
+            out[k] = u < drop ? 0.0F : static_cast<float>(delta[k] / (1 - drop));
+        });
     }
 
 private:
