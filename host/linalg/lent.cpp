@@ -29,15 +29,6 @@ void copy(const at::Tensor& from, double* to) {
     std::copy_n(dense.const_data_ptr<double>(), dense.numel(), to);
 }
 
-/// Matrices are given back to the system. Without this the C library learns from the first large block that is freed to
-/// keep those of its size, and holds twice what is in use at any time. What it costs: it holds from here on for the
-/// whole process, so large blocks of other work are cleared anew each time. Training asks for the contrary, and gets
-/// it.
-void give_back_large_blocks() {
-    static const int done = mallopt(M_MMAP_THRESHOLD, 1 << 20);
-    static_cast<void>(done);
-}
-
 std::mutex threads_mutex;  ///< LibTorch's setting is one for all
 
 /// Runs `body` with one thread and says what LibTorch throws.
@@ -54,7 +45,6 @@ bph_status lend(const bph_call* call, Body&& body) noexcept {
             const std::lock_guard lock(threads_mutex);
             at::set_num_threads(1);
         }
-        give_back_large_blocks();
         body();
         return BPH_OK;
     } catch (const std::exception& error) {
@@ -98,6 +88,11 @@ bph_status gemm(const bph_call* call, uint64_t m, uint64_t n, uint64_t k, const 
 
 const bph_linalg_v0* lent_linalg() {
     at::set_num_threads(1);
+    // Matrices are given back to the system. Without this the C library learns from the first large block that is freed
+    // to keep those of its size, and holds twice what is in use at any time. What it costs: it holds from here on for
+    // the whole process, so large blocks of other work are cleared anew each time. Training asks for the contrary, and
+    // gets it.
+    mallopt(M_MMAP_THRESHOLD, 1 << 20);
     static constexpr bph_linalg_v0 table = {sizeof(bph_linalg_v0), 0, &svd, &eigh, &gemm};
     return &table;
 }

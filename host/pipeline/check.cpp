@@ -589,11 +589,9 @@ private:
         for (const auto& [name, sources] : named.items()) {
             const std::string address = pointer_join("/outputs", name);
             if (!is_name(name) || name.size() > kLongest) {
-                definition_.problem(address,
-                                    found_expected(fmt::format("the name '{}'", name),
-                                                   fmt::format("the name of a folder: letters, digits, '_', '-' and "
-                                                               "'.', with a letter or '_' in front, at most {}",
-                                                               kLongest)));
+                definition_.problem(
+                    address, found_expected(fmt::format("the name '{}'", name),
+                                            fmt::format("the name of a folder: {}, at most {}", kNameRule, kLongest)));
                 continue;
             }
             if ((!sources.is_string() && !sources.is_array()) || sources.empty()) {

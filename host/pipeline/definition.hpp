@@ -120,6 +120,8 @@ private:
 
 /// True for [A-Za-z_][A-Za-z0-9_.-]*, what stems and axes look like.
 bool is_name(std::string_view text);
+/// The same in words, for messages.
+inline constexpr std::string_view kNameRule = "letters, digits, '_', '-' and '.', with a letter or '_' in front";
 /// The keys of an object in order.
 std::vector<std::string> keys_of(const Json& object);
 /// Splits at every `separator`; "" gives one empty part.

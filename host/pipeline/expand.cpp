@@ -34,8 +34,7 @@ void read_axis(Definition& definition, Axis& axis) {
     axis.broken = true;
     if (!is_name(axis.name))
         return definition.problem(address,
-                                  found_expected(fmt::format("the axis name '{}'", axis.name),
-                                                 "letters, digits, '_', '-' and '.', with a letter or '_' in front"));
+                                  found_expected(fmt::format("the axis name '{}'", axis.name), std::string(kNameRule)));
     if (!substitute(definition, address, {}, nullptr, address, list)) return;
     const std::string here = list.address("");
     const std::string note = used_note(here, address);
@@ -222,8 +221,7 @@ NodeKey read_key(Definition& definition, const std::string& text, const std::map
     key.stem = text.substr(0, open);
     if (!is_name(key.stem) || (open != std::string::npos && (text.back() != ']' || text.size() < open + 3)))
         return wrong(found_expected(fmt::format("the node name '{}'", text),
-                                    "name or name[axis] or name[axis,axis]; names have letters, digits, '_', '-' and "
-                                    "'.', with a letter or '_' in front"));
+                                    fmt::format("name or name[axis] or name[axis,axis]; names have {}", kNameRule)));
     if (key.stem == "params" || key.stem == "axes")
         return wrong(
             fmt::format("a node can't be called '{}', since --set {}.… means something else", key.stem, key.stem));

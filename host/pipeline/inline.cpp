@@ -151,9 +151,7 @@ private:
         for (size_t i = 0; i < inputs.size(); ++i) {
             const std::string below = fmt::format("/inputs/{}", i);
             if (!inputs[i].is_string() || !is_name(inputs[i].get<std::string>())) {
-                wrong(below, found_expected(describe(inputs[i]),
-                                            "the name of an input: letters, digits, '_', '-' and '.', "
-                                            "with a letter or '_' in front"));
+                wrong(below, found_expected(describe(inputs[i]), fmt::format("the name of an input: {}", kNameRule)));
                 continue;
             }
             const std::string name = inputs[i];
@@ -185,8 +183,7 @@ private:
         for (const auto& [name, node] : pipeline_.json->at("outputs").items()) {
             const std::string below = pointer_join("/outputs", name);
             if (!is_name(name))
-                wrong(below, found_expected(fmt::format("the name '{}'", name),
-                                            "letters, digits, '_', '-' and '.', with a letter or '_' in front"));
+                wrong(below, found_expected(fmt::format("the name '{}'", name), std::string(kNameRule)));
             else if (!node.is_string())
                 wrong(below, found_expected(describe(node), "the name of a node"));
             else if (!pipeline_.nodes().contains(node.get<std::string>()))
@@ -218,8 +215,7 @@ private:
                 here, found_expected(fmt::format("'{}'", name),
                                      "a name without brackets: the axes are those of the node that uses the pipeline"));
         if (!is_name(name))
-            return wrong(here, found_expected(fmt::format("the node name '{}'", name),
-                                              "letters, digits, '_', '-' and '.', with a letter or '_' in front"));
+            return wrong(here, found_expected(fmt::format("the node name '{}'", name), std::string(kNameRule)));
         if (!node.is_object()) return wrong(here, found_expected(describe(node), "a node: an object with \"use\""));
         for (const std::string& field : keys_of(node)) {
             const std::string below = pointer_join(here, field);
@@ -692,8 +688,7 @@ bool inline_pipelines(Definition& definition, const Expansion& expansion) {
         bool good = is_name(name);
         if (!good)
             definition.problem(pipeline.address,
-                               found_expected(fmt::format("the name '{}'", name),
-                                              "letters, digits, '_', '-' and '.', with a letter or '_' in front"));
+                               found_expected(fmt::format("the name '{}'", name), std::string(kNameRule)));
         good = PipelineCheck(definition, pipeline).run() && good;
         if (!good) pipeline.json = nullptr;
     }
